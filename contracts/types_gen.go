@@ -9,15 +9,17 @@ import (
 )
 
 var (
-	pattern0 = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
-	pattern1 = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})$")
-	pattern2 = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
-	pattern3 = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
-	pattern4 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
-	pattern5 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
-	pattern6 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
-	pattern7 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
-	pattern8 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
+	pattern0  = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
+	pattern1  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})$")
+	pattern2  = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
+	pattern3  = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
+	pattern4  = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
+	pattern5  = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
+	pattern6  = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
+	pattern7  = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
+	pattern8  = regexp.MustCompile("^[A-Za-z0-9_-]+$")
+	pattern9  = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
+	pattern10 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
 )
 
 // DIDDocument is a DID document (DID 1.1) in the form that Talos publishes: Multikey verification methods and
@@ -597,6 +599,79 @@ func (v *KeySignature) AppendCanonical(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// KeystoreFile is the file of sealed private keys: how its key-encryption key is made, and the sealed map of secrets.
+type KeystoreFile struct {
+	// Where the key-encryption key comes from.
+	Kek  string `json:"kek"`
+	Salt string `json:"salt,omitzero"`
+	// XChaCha20-Poly1305: nonce, then ciphertext of the secrets; the file without this member is the associated data.
+	Sealed string `json:"sealed"`
+	V      string `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *KeystoreFile) Validate() error {
+	if err := checkEnum("kek", v.Kek, "file", "argon2id"); err != nil {
+		return err
+	}
+	if v.Salt != "" {
+		if err := checkString("salt", v.Salt, 0, -1, pattern7); err != nil {
+			return err
+		}
+	}
+	if err := checkString("sealed", v.Sealed, 54, 65000, pattern8); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-keystore/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *KeystoreFile) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"kek\":"...)
+	dst = jcs.AppendString(dst, v.Kek)
+	if v.Salt != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"salt\":"...)
+		dst = jcs.AppendString(dst, v.Salt)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"sealed\":"...)
+	dst = jcs.AppendString(dst, v.Sealed)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseKeystoreFile reads a KeystoreFile from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseKeystoreFile(data []byte) (*KeystoreFile, error) {
+	v := new(KeystoreFile)
+	if err := parse("keystore", data, 65536, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeKeystoreFile reads a KeystoreFile from its canonical bytes and refuses any other.
+func DecodeKeystoreFile(data []byte) (*KeystoreFile, error) {
+	v := new(KeystoreFile)
+	if err := decode("keystore", data, 65536, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // Service is one service of a DID document; digest, where given, pins what the endpoint serves.
 type Service struct {
 	Digest          string   `json:"digest,omitzero"`
@@ -623,7 +698,7 @@ func (v *Service) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("type", v.Type, 0, -1, pattern7); err != nil {
+	if err := checkString("type", v.Type, 0, -1, pattern9); err != nil {
 		return err
 	}
 	return nil
@@ -781,7 +856,7 @@ func (v *VerificationMethod) Validate() error {
 	if err := checkString("id", v.ID, 0, 160, pattern0); err != nil {
 		return err
 	}
-	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern8); err != nil {
+	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern10); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "Multikey"); err != nil {

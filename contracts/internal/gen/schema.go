@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -154,6 +155,9 @@ func (s *schema) inline(defs map[string]*schema) error {
 			}
 		}
 		return nil
+	}
+	if _, err := regexp.Compile(s.Pattern); err != nil {
+		return err
 	}
 	switch s.Type {
 	case "string", "integer", "boolean":
