@@ -9,18 +9,510 @@ import (
 )
 
 var (
-	pattern0  = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
-	pattern1  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})$")
-	pattern2  = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
-	pattern3  = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
-	pattern4  = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
-	pattern5  = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
-	pattern6  = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
-	pattern7  = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
-	pattern8  = regexp.MustCompile("^[A-Za-z0-9_-]+$")
-	pattern9  = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
-	pattern10 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
+	pattern0  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})$")
+	pattern1  = regexp.MustCompile("^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$")
+	pattern2  = regexp.MustCompile("^[A-Z][A-Z0-9_]*$")
+	pattern3  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})/audit/[1-9][0-9]{0,4}$")
+	pattern4  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+	pattern5  = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/{}*-]*$")
+	pattern6  = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
+	pattern7  = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
+	pattern8  = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
+	pattern9  = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
+	pattern10 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
+	pattern11 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
+	pattern12 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
+	pattern13 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
+	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
+	pattern15 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
+	pattern16 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
 )
+
+// AuditEvent is one entry of an agent's audit log: what happened, never what was said. Only the members here exist:
+// metadata and hashes, no content. At most 4 KiB.
+type AuditEvent struct {
+	// Who acted.
+	Actor string `json:"actor"`
+	// The id of the capability token.
+	Capability     string `json:"capability,omitzero"`
+	CiphertextHash string `json:"ciphertext_hash,omitzero"`
+	// The error code.
+	Code      string `json:"code,omitzero"`
+	CostMicro *int64 `json:"cost_micro,omitzero"`
+	// Of a gap: how many events were refused. Of a recovery: how many entries were dropped.
+	Count       *int64 `json:"count,omitzero"`
+	DurationMs  *int64 `json:"duration_ms,omitzero"`
+	FrameDigest string `json:"frame_digest,omitzero"`
+	// The log of the head that this event records: of a peer, or of the incarnation before.
+	HeadOrigin string `json:"head_origin,omitzero"`
+	HeadRoot   string `json:"head_root,omitzero"`
+	HeadSize   *int64 `json:"head_size,omitzero"`
+	// True: a checkpoint follows at once.
+	HighRisk *bool `json:"high_risk,omitzero"`
+	// The event's UUIDv7.
+	ID string `json:"id"`
+	// Of an erasure: the index of the erased entry.
+	Index *int64 `json:"index,omitzero"`
+	// The id of the intent that this event resolves.
+	Intent  string `json:"intent,omitzero"`
+	Outcome string `json:"outcome,omitzero"`
+	// The other side.
+	Peer   string `json:"peer,omitzero"`
+	Reason string `json:"reason,omitzero"`
+	// Salted digest of the arguments.
+	RequestDigest string `json:"request_digest,omitzero"`
+	// Salted digest of the result.
+	ResultDigest string `json:"result_digest,omitzero"`
+	Scope        string `json:"scope,omitzero"`
+	SenderSeq    *int64 `json:"sender_seq,omitzero"`
+	Session      string `json:"session,omitzero"`
+	// Of a gap: when it began.
+	Since string `json:"since,omitzero"`
+	// For whom the actor acted, when that is another.
+	Subject string `json:"subject,omitzero"`
+	// The registered surface: a template, never a filled-in path.
+	Surface string `json:"surface,omitzero"`
+	// When it happened by the clock of the log's owner: a claim.
+	Time     string `json:"time"`
+	Type     string `json:"type"`
+	UnitsIn  *int64 `json:"units_in,omitzero"`
+	UnitsOut *int64 `json:"units_out,omitzero"`
+	V        string `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *AuditEvent) Validate() error {
+	if err := checkString("actor", v.Actor, 0, 64, pattern0); err != nil {
+		return err
+	}
+	if v.Capability != "" {
+		if err := checkString("capability", v.Capability, 0, -1, pattern1); err != nil {
+			return err
+		}
+	}
+	if v.CiphertextHash != "" {
+		if err := checkString("ciphertext_hash", v.CiphertextHash, 0, -1, pattern1); err != nil {
+			return err
+		}
+	}
+	if v.Code != "" {
+		if err := checkString("code", v.Code, 0, 64, pattern2); err != nil {
+			return err
+		}
+	}
+	if v.CostMicro != nil {
+		if err := checkInt("cost_micro", *v.CostMicro, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.Count != nil {
+		if err := checkInt("count", *v.Count, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.DurationMs != nil {
+		if err := checkInt("duration_ms", *v.DurationMs, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.FrameDigest != "" {
+		if err := checkString("frame_digest", v.FrameDigest, 0, -1, pattern1); err != nil {
+			return err
+		}
+	}
+	if v.HeadOrigin != "" {
+		if err := checkString("head_origin", v.HeadOrigin, 0, 80, pattern3); err != nil {
+			return err
+		}
+	}
+	if v.HeadRoot != "" {
+		if err := checkString("head_root", v.HeadRoot, 0, -1, pattern1); err != nil {
+			return err
+		}
+	}
+	if v.HeadSize != nil {
+		if err := checkInt("head_size", *v.HeadSize, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.HighRisk != nil {
+	}
+	if err := checkString("id", v.ID, 0, -1, pattern4); err != nil {
+		return err
+	}
+	if v.Index != nil {
+		if err := checkInt("index", *v.Index, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.Intent != "" {
+		if err := checkString("intent", v.Intent, 0, -1, pattern4); err != nil {
+			return err
+		}
+	}
+	if v.Outcome != "" {
+		if err := checkEnum("outcome", v.Outcome, "ok", "error", "denied", "cancelled", "timeout", "unknown"); err != nil {
+			return err
+		}
+	}
+	if v.Peer != "" {
+		if err := checkString("peer", v.Peer, 0, 64, pattern0); err != nil {
+			return err
+		}
+	}
+	if v.Reason != "" {
+		if err := checkEnum("reason", v.Reason, "torn", "truncated", "corrupt", "rollback", "rotated", "compromised", "convicted", "storage_full", "requested", "expired"); err != nil {
+			return err
+		}
+	}
+	if v.RequestDigest != "" {
+		if err := checkString("request_digest", v.RequestDigest, 0, -1, pattern1); err != nil {
+			return err
+		}
+	}
+	if v.ResultDigest != "" {
+		if err := checkString("result_digest", v.ResultDigest, 0, -1, pattern1); err != nil {
+			return err
+		}
+	}
+	if v.Scope != "" {
+		if err := checkString("scope", v.Scope, 0, 256, pattern5); err != nil {
+			return err
+		}
+	}
+	if v.SenderSeq != nil {
+		if err := checkInt("sender_seq", *v.SenderSeq, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.Session != "" {
+		if err := checkString("session", v.Session, 0, -1, pattern4); err != nil {
+			return err
+		}
+	}
+	if v.Since != "" {
+		if err := checkString("since", v.Since, 0, -1, pattern6); err != nil {
+			return err
+		}
+	}
+	if v.Subject != "" {
+		if err := checkString("subject", v.Subject, 0, 64, pattern0); err != nil {
+			return err
+		}
+	}
+	if v.Surface != "" {
+		if err := checkString("surface", v.Surface, 0, 160, pattern5); err != nil {
+			return err
+		}
+	}
+	if err := checkString("time", v.Time, 0, -1, pattern6); err != nil {
+		return err
+	}
+	if err := checkEnum("type", v.Type, "intent", "result", "denied", "message_out", "message_in", "session_open", "session_accept", "session_rotate", "session_close", "group_change", "cap_grant", "cap_revoke", "peer_head", "key_rotate", "recovered", "gap", "erase", "noop", "approval", "receipt", "node_start", "node_stop", "config_change", "equivocation"); err != nil {
+		return err
+	}
+	if v.UnitsIn != nil {
+		if err := checkInt("units_in", *v.UnitsIn, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.UnitsOut != nil {
+		if err := checkInt("units_out", *v.UnitsOut, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-audit/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *AuditEvent) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"actor\":"...)
+	dst = jcs.AppendString(dst, v.Actor)
+	if v.Capability != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"capability\":"...)
+		dst = jcs.AppendString(dst, v.Capability)
+	}
+	if v.CiphertextHash != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"ciphertext_hash\":"...)
+		dst = jcs.AppendString(dst, v.CiphertextHash)
+	}
+	if v.Code != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"code\":"...)
+		dst = jcs.AppendString(dst, v.Code)
+	}
+	if v.CostMicro != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"cost_micro\":"...)
+		dst = jcs.AppendInt(dst, *v.CostMicro)
+	}
+	if v.Count != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"count\":"...)
+		dst = jcs.AppendInt(dst, *v.Count)
+	}
+	if v.DurationMs != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"duration_ms\":"...)
+		dst = jcs.AppendInt(dst, *v.DurationMs)
+	}
+	if v.FrameDigest != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"frame_digest\":"...)
+		dst = jcs.AppendString(dst, v.FrameDigest)
+	}
+	if v.HeadOrigin != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"head_origin\":"...)
+		dst = jcs.AppendString(dst, v.HeadOrigin)
+	}
+	if v.HeadRoot != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"head_root\":"...)
+		dst = jcs.AppendString(dst, v.HeadRoot)
+	}
+	if v.HeadSize != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"head_size\":"...)
+		dst = jcs.AppendInt(dst, *v.HeadSize)
+	}
+	if v.HighRisk != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"high_risk\":"...)
+		dst = jcs.AppendBool(dst, *v.HighRisk)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"id\":"...)
+	dst = jcs.AppendString(dst, v.ID)
+	if v.Index != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"index\":"...)
+		dst = jcs.AppendInt(dst, *v.Index)
+	}
+	if v.Intent != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"intent\":"...)
+		dst = jcs.AppendString(dst, v.Intent)
+	}
+	if v.Outcome != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"outcome\":"...)
+		dst = jcs.AppendString(dst, v.Outcome)
+	}
+	if v.Peer != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"peer\":"...)
+		dst = jcs.AppendString(dst, v.Peer)
+	}
+	if v.Reason != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"reason\":"...)
+		dst = jcs.AppendString(dst, v.Reason)
+	}
+	if v.RequestDigest != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"request_digest\":"...)
+		dst = jcs.AppendString(dst, v.RequestDigest)
+	}
+	if v.ResultDigest != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"result_digest\":"...)
+		dst = jcs.AppendString(dst, v.ResultDigest)
+	}
+	if v.Scope != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"scope\":"...)
+		dst = jcs.AppendString(dst, v.Scope)
+	}
+	if v.SenderSeq != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"sender_seq\":"...)
+		dst = jcs.AppendInt(dst, *v.SenderSeq)
+	}
+	if v.Session != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"session\":"...)
+		dst = jcs.AppendString(dst, v.Session)
+	}
+	if v.Since != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"since\":"...)
+		dst = jcs.AppendString(dst, v.Since)
+	}
+	if v.Subject != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"subject\":"...)
+		dst = jcs.AppendString(dst, v.Subject)
+	}
+	if v.Surface != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"surface\":"...)
+		dst = jcs.AppendString(dst, v.Surface)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"time\":"...)
+	dst = jcs.AppendString(dst, v.Time)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"type\":"...)
+	dst = jcs.AppendString(dst, v.Type)
+	if v.UnitsIn != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"units_in\":"...)
+		dst = jcs.AppendInt(dst, *v.UnitsIn)
+	}
+	if v.UnitsOut != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"units_out\":"...)
+		dst = jcs.AppendInt(dst, *v.UnitsOut)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseAuditEvent reads a AuditEvent from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseAuditEvent(data []byte) (*AuditEvent, error) {
+	v := new(AuditEvent)
+	if err := parse("audit-event", data, 4096, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeAuditEvent reads a AuditEvent from its canonical bytes and refuses any other.
+func DecodeAuditEvent(data []byte) (*AuditEvent, error) {
+	v := new(AuditEvent)
+	if err := decode("audit-event", data, 4096, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// BundleHead is a checkpoint with who cosigned it.
+type BundleHead struct {
+	// Signature lines without their newline, in ascending order of their bytes.
+	Cosignatures []string `json:"cosignatures,omitzero"`
+	// The signed note, with the log's signature only.
+	Note string `json:"note"`
+	// The size that the note says.
+	Size int64 `json:"size"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *BundleHead) Validate() error {
+	if len(v.Cosignatures) > 0 {
+		if err := checkLen("cosignatures", len(v.Cosignatures), 0, 32); err != nil {
+			return err
+		}
+		for i := range v.Cosignatures {
+			if err := checkString(index("cosignatures", i), v.Cosignatures[i], 64, 512, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if err := checkString("note", v.Note, 64, 4096, nil); err != nil {
+		return err
+	}
+	if err := checkInt("size", v.Size, 0, 9007199254740991); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *BundleHead) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if len(v.Cosignatures) > 0 {
+		dst = append(dst, "\"cosignatures\":"...)
+		dst = append(dst, '[')
+		for i := range v.Cosignatures {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Cosignatures[i])
+		}
+		dst = append(dst, ']')
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"note\":"...)
+	dst = jcs.AppendString(dst, v.Note)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"size\":"...)
+	dst = jcs.AppendInt(dst, v.Size)
+	return append(dst, '}')
+}
 
 // DIDDocument is a DID document (DID 1.1) in the form that Talos publishes: Multikey verification methods and
 // endpoints as lists of strings. At most 8 KiB.
@@ -61,7 +553,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.AssertionMethod {
-		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern0); err != nil {
+		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern7); err != nil {
 			return err
 		}
 	}
@@ -69,7 +561,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.Authentication {
-		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern0); err != nil {
+		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern7); err != nil {
 			return err
 		}
 	}
@@ -77,7 +569,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityDelegation {
-		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern0); err != nil {
+		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern7); err != nil {
 			return err
 		}
 	}
@@ -85,18 +577,18 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityInvocation {
-		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern0); err != nil {
+		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern7); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, 64, pattern1); err != nil {
+	if err := checkString("id", v.ID, 0, 64, pattern0); err != nil {
 		return err
 	}
 	if err := checkLen("keyAgreement", len(v.KeyAgreement), 0, 16); err != nil {
 		return err
 	}
 	for i := range v.KeyAgreement {
-		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern0); err != nil {
+		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern7); err != nil {
 			return err
 		}
 	}
@@ -280,7 +772,7 @@ type DIDState struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *DIDState) Validate() error {
-	if err := checkString("did", v.DID, 0, -1, pattern2); err != nil {
+	if err := checkString("did", v.DID, 0, -1, pattern8); err != nil {
 		return err
 	}
 	if v.Doc != nil {
@@ -288,13 +780,13 @@ func (v *DIDState) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("exp", v.Exp, 0, -1, pattern3); err != nil {
+	if err := checkString("exp", v.Exp, 0, -1, pattern6); err != nil {
 		return err
 	}
-	if err := checkString("iat", v.Iat, 0, -1, pattern3); err != nil {
+	if err := checkString("iat", v.Iat, 0, -1, pattern6); err != nil {
 		return err
 	}
-	if err := checkLen("kel", len(v.KEL), 1, 33); err != nil {
+	if err := checkLen("kel", len(v.KEL), 1, 31); err != nil {
 		return err
 	}
 	for i := range v.KEL {
@@ -302,13 +794,13 @@ func (v *DIDState) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("nbf", v.Nbf, 0, -1, pattern3); err != nil {
+	if err := checkString("nbf", v.Nbf, 0, -1, pattern6); err != nil {
 		return err
 	}
 	if err := checkInt("seq", v.Seq, 0, 9007199254740991); err != nil {
 		return err
 	}
-	if err := checkInt("sn", v.SN, 0, 32); err != nil {
+	if err := checkInt("sn", v.SN, 0, 30); err != nil {
 		return err
 	}
 	if err := checkInt("ttl", v.TTL, 1, 604800); err != nil {
@@ -382,6 +874,193 @@ func (v *DIDState) AppendCanonical(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// Evidence proves that the holder of one key signed two histories. A: two notes of one size. B: two notes and two leaves at
+// one index. C: two notes of one size cosigned by one witness. At most 16 KiB.
+type Evidence struct {
+	// C: the witness's signature line over note1.
+	Cosignature1 string `json:"cosignature1,omitzero"`
+	Cosignature2 string `json:"cosignature2,omitzero"`
+	// B: the index of the two leaves.
+	Index *int64 `json:"index,omitzero"`
+	// B: the leaf hash at index in the tree of note1.
+	Leaf1 string `json:"leaf1,omitzero"`
+	Leaf2 string `json:"leaf2,omitzero"`
+	// The note that sorts first: by size, then by text.
+	Note1  string   `json:"note1"`
+	Note2  string   `json:"note2"`
+	Proof1 []string `json:"proof1,omitzero"`
+	Proof2 []string `json:"proof2,omitzero"`
+	Type   string   `json:"type"`
+	V      string   `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Evidence) Validate() error {
+	if v.Cosignature1 != "" {
+		if err := checkString("cosignature1", v.Cosignature1, 64, 512, nil); err != nil {
+			return err
+		}
+	}
+	if v.Cosignature2 != "" {
+		if err := checkString("cosignature2", v.Cosignature2, 64, 512, nil); err != nil {
+			return err
+		}
+	}
+	if v.Index != nil {
+		if err := checkInt("index", *v.Index, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.Leaf1 != "" {
+		if err := checkString("leaf1", v.Leaf1, 0, -1, pattern1); err != nil {
+			return err
+		}
+	}
+	if v.Leaf2 != "" {
+		if err := checkString("leaf2", v.Leaf2, 0, -1, pattern1); err != nil {
+			return err
+		}
+	}
+	if err := checkString("note1", v.Note1, 64, 4096, nil); err != nil {
+		return err
+	}
+	if err := checkString("note2", v.Note2, 64, 4096, nil); err != nil {
+		return err
+	}
+	if len(v.Proof1) > 0 {
+		if err := checkLen("proof1", len(v.Proof1), 0, 63); err != nil {
+			return err
+		}
+		for i := range v.Proof1 {
+			if err := checkString(index("proof1", i), v.Proof1[i], 0, -1, pattern1); err != nil {
+				return err
+			}
+		}
+	}
+	if len(v.Proof2) > 0 {
+		if err := checkLen("proof2", len(v.Proof2), 0, 63); err != nil {
+			return err
+		}
+		for i := range v.Proof2 {
+			if err := checkString(index("proof2", i), v.Proof2[i], 0, -1, pattern1); err != nil {
+				return err
+			}
+		}
+	}
+	if err := checkEnum("type", v.Type, "A", "B", "C"); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-evidence/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Evidence) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.Cosignature1 != "" {
+		dst = append(dst, "\"cosignature1\":"...)
+		dst = jcs.AppendString(dst, v.Cosignature1)
+	}
+	if v.Cosignature2 != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"cosignature2\":"...)
+		dst = jcs.AppendString(dst, v.Cosignature2)
+	}
+	if v.Index != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"index\":"...)
+		dst = jcs.AppendInt(dst, *v.Index)
+	}
+	if v.Leaf1 != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"leaf1\":"...)
+		dst = jcs.AppendString(dst, v.Leaf1)
+	}
+	if v.Leaf2 != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"leaf2\":"...)
+		dst = jcs.AppendString(dst, v.Leaf2)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"note1\":"...)
+	dst = jcs.AppendString(dst, v.Note1)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"note2\":"...)
+	dst = jcs.AppendString(dst, v.Note2)
+	if len(v.Proof1) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"proof1\":"...)
+		dst = append(dst, '[')
+		for i := range v.Proof1 {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Proof1[i])
+		}
+		dst = append(dst, ']')
+	}
+	if len(v.Proof2) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"proof2\":"...)
+		dst = append(dst, '[')
+		for i := range v.Proof2 {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Proof2[i])
+		}
+		dst = append(dst, ']')
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"type\":"...)
+	dst = jcs.AppendString(dst, v.Type)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseEvidence reads a Evidence from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseEvidence(data []byte) (*Evidence, error) {
+	v := new(Evidence)
+	if err := parse("evidence", data, 16384, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeEvidence reads a Evidence from its canonical bytes and refuses any other.
+func DecodeEvidence(data []byte) (*Evidence, error) {
+	v := new(Evidence)
+	if err := decode("evidence", data, 16384, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // KeyEvent is one establishment event of a key log: icp (inception), rot (rotation) or end.
 type KeyEvent struct {
 	// The DID; absent in an inception, whose digest it is.
@@ -408,11 +1087,11 @@ type KeyEvent struct {
 // Validate reports the first member that is not as the schema says.
 func (v *KeyEvent) Validate() error {
 	if v.DID != "" {
-		if err := checkString("did", v.DID, 0, -1, pattern2); err != nil {
+		if err := checkString("did", v.DID, 0, -1, pattern8); err != nil {
 			return err
 		}
 	}
-	if err := checkString("iat", v.Iat, 0, -1, pattern3); err != nil {
+	if err := checkString("iat", v.Iat, 0, -1, pattern6); err != nil {
 		return err
 	}
 	if len(v.K) > 0 {
@@ -420,7 +1099,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.K {
-			if err := checkString(index("k", i), v.K[i], 0, -1, pattern4); err != nil {
+			if err := checkString(index("k", i), v.K[i], 0, -1, pattern9); err != nil {
 				return err
 			}
 		}
@@ -435,7 +1114,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.N {
-			if err := checkString(index("n", i), v.N[i], 0, -1, pattern5); err != nil {
+			if err := checkString(index("n", i), v.N[i], 0, -1, pattern10); err != nil {
 				return err
 			}
 		}
@@ -446,11 +1125,11 @@ func (v *KeyEvent) Validate() error {
 		}
 	}
 	if v.P != "" {
-		if err := checkString("p", v.P, 0, -1, pattern5); err != nil {
+		if err := checkString("p", v.P, 0, -1, pattern10); err != nil {
 			return err
 		}
 	}
-	if err := checkInt("sn", v.SN, 0, 32); err != nil {
+	if err := checkInt("sn", v.SN, 0, 30); err != nil {
 		return err
 	}
 	if err := checkEnum("t", v.T, "icp", "rot", "end"); err != nil {
@@ -580,7 +1259,7 @@ func (v *KeySignature) Validate() error {
 	if err := checkInt("i", v.I, 0, 4); err != nil {
 		return err
 	}
-	if err := checkString("s", v.S, 0, -1, pattern6); err != nil {
+	if err := checkString("s", v.S, 0, -1, pattern11); err != nil {
 		return err
 	}
 	return nil
@@ -615,11 +1294,11 @@ func (v *KeystoreFile) Validate() error {
 		return err
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern7); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern12); err != nil {
 			return err
 		}
 	}
-	if err := checkString("sealed", v.Sealed, 54, 65000, pattern8); err != nil {
+	if err := checkString("sealed", v.Sealed, 54, 65000, pattern13); err != nil {
 		return err
 	}
 	if err := checkEnum("v", v.V, "talos-keystore/1"); err != nil {
@@ -672,6 +1351,174 @@ func DecodeKeystoreFile(data []byte) (*KeystoreFile, error) {
 	return v, nil
 }
 
+// ProofBundle is everything needed to check offline that one event is in a log, who saw it, and when. At most 256 KiB.
+type ProofBundle struct {
+	// SHA-256 of the canonical bundle without this member: its name, and a check of the parts that a reader cannot judge.
+	Digest string `json:"digest"`
+	// The event, with its salt; both absent when only the commitment is shown.
+	Event *AuditEvent `json:"event,omitzero"`
+	// The head that covers the event.
+	Head  BundleHead `json:"head"`
+	Index int64      `json:"index"`
+	// The 42 bytes of leaf data.
+	Leaf string `json:"leaf"`
+	// An earlier head that does not cover it: the event was not in the log before then.
+	Prior *BundleHead `json:"prior,omitzero"`
+	// The inclusion proof of index in the tree of head.
+	Proof []string `json:"proof"`
+	Salt  string   `json:"salt,omitzero"`
+	// Signed DID states of the origin and of the witnesses, base64url, for the reader's resolver.
+	States []string `json:"states,omitzero"`
+	V      string   `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ProofBundle) Validate() error {
+	if err := checkString("digest", v.Digest, 0, -1, pattern1); err != nil {
+		return err
+	}
+	if v.Event != nil {
+		if err := within("event", v.Event.Validate()); err != nil {
+			return err
+		}
+	}
+	if err := within("head", v.Head.Validate()); err != nil {
+		return err
+	}
+	if err := checkInt("index", v.Index, 0, 9007199254740991); err != nil {
+		return err
+	}
+	if err := checkString("leaf", v.Leaf, 0, -1, pattern14); err != nil {
+		return err
+	}
+	if v.Prior != nil {
+		if err := within("prior", v.Prior.Validate()); err != nil {
+			return err
+		}
+	}
+	if err := checkLen("proof", len(v.Proof), 0, 63); err != nil {
+		return err
+	}
+	for i := range v.Proof {
+		if err := checkString(index("proof", i), v.Proof[i], 0, -1, pattern1); err != nil {
+			return err
+		}
+	}
+	if v.Salt != "" {
+		if err := checkString("salt", v.Salt, 0, -1, pattern1); err != nil {
+			return err
+		}
+	}
+	if len(v.States) > 0 {
+		if err := checkLen("states", len(v.States), 0, 9); err != nil {
+			return err
+		}
+		for i := range v.States {
+			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern13); err != nil {
+				return err
+			}
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-bundle/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ProofBundle) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"digest\":"...)
+	dst = jcs.AppendString(dst, v.Digest)
+	if v.Event != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"event\":"...)
+		dst = v.Event.AppendCanonical(dst)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"head\":"...)
+	dst = v.Head.AppendCanonical(dst)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"index\":"...)
+	dst = jcs.AppendInt(dst, v.Index)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"leaf\":"...)
+	dst = jcs.AppendString(dst, v.Leaf)
+	if v.Prior != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"prior\":"...)
+		dst = v.Prior.AppendCanonical(dst)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"proof\":"...)
+	dst = append(dst, '[')
+	for i := range v.Proof {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Proof[i])
+	}
+	dst = append(dst, ']')
+	if v.Salt != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"salt\":"...)
+		dst = jcs.AppendString(dst, v.Salt)
+	}
+	if len(v.States) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"states\":"...)
+		dst = append(dst, '[')
+		for i := range v.States {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.States[i])
+		}
+		dst = append(dst, ']')
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseProofBundle reads a ProofBundle from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseProofBundle(data []byte) (*ProofBundle, error) {
+	v := new(ProofBundle)
+	if err := parse("proof-bundle", data, 262144, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeProofBundle reads a ProofBundle from its canonical bytes and refuses any other.
+func DecodeProofBundle(data []byte) (*ProofBundle, error) {
+	v := new(ProofBundle)
+	if err := decode("proof-bundle", data, 262144, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // Service is one service of a DID document; digest, where given, pins what the endpoint serves.
 type Service struct {
 	Digest          string   `json:"digest,omitzero"`
@@ -683,11 +1530,11 @@ type Service struct {
 // Validate reports the first member that is not as the schema says.
 func (v *Service) Validate() error {
 	if v.Digest != "" {
-		if err := checkString("digest", v.Digest, 0, -1, pattern5); err != nil {
+		if err := checkString("digest", v.Digest, 0, -1, pattern10); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern0); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern7); err != nil {
 		return err
 	}
 	if err := checkLen("serviceEndpoint", len(v.ServiceEndpoint), 1, 8); err != nil {
@@ -698,7 +1545,7 @@ func (v *Service) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("type", v.Type, 0, -1, pattern9); err != nil {
+	if err := checkString("type", v.Type, 0, -1, pattern15); err != nil {
 		return err
 	}
 	return nil
@@ -850,13 +1697,13 @@ type VerificationMethod struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *VerificationMethod) Validate() error {
-	if err := checkString("controller", v.Controller, 0, 64, pattern1); err != nil {
+	if err := checkString("controller", v.Controller, 0, 64, pattern0); err != nil {
 		return err
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern0); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern7); err != nil {
 		return err
 	}
-	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern10); err != nil {
+	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern16); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "Multikey"); err != nil {

@@ -10,7 +10,7 @@ import (
 
 // MaxRotations bounds a key log, and with it a state record; a DID that needs more
 // names a successor.
-const MaxRotations = 32
+const MaxRotations = 30
 
 // kelVersion is the version that every event names.
 const kelVersion = "talos-kel/1"

@@ -97,11 +97,13 @@ func (r *Resolved) checked() (*Resolved, error) {
 	return r, nil
 }
 
-// ask goes up the ladder: the peer itself, then the DHT; what is known already is
-// the floor below which nothing counts.
+// ask asks the peer itself and the DHT, both: whoever stole a node's keys answers
+// for it with the state before the owner's rotation, and the DHT knows the newer
+// one. The higher counts; what is known already is the floor.
 func (d *Directory) ask(ctx context.Context, did identity.DID, known *Resolved, o Options) (*Resolved, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
+	var best *Resolved
 	var last error
 	for _, source := range []struct {
 		name string
@@ -111,20 +113,21 @@ func (d *Directory) ask(ctx context.Context, did identity.DID, known *Resolved, 
 		if err == nil {
 			var r *Resolved
 			if r, err = d.accept(ctx, did, raw, o); err == nil {
-				r.Source = source.name
-				return r.checked()
+				r.Source, best = source.name, r // accept refuses what is lower than before
+				continue
 			}
 		}
 		if c := contracts.CodeOf(err); c == contracts.Duplicity || c == contracts.StorageCorrupt {
 			return nil, err
 		}
-		// A source that shows an old record does not outweigh what we know; note it
-		// and ask the next.
 		if last == nil || contracts.CodeOf(last) == contracts.NotFound {
 			last = err
 		}
 	}
-	if known != nil && known.State.Seq >= o.MinSeq {
+	switch {
+	case best != nil:
+		return best.checked()
+	case known != nil && known.State.Seq >= o.MinSeq:
 		stale := *known
 		stale.Stale = known.State.ValidAt(d.now()) != nil || d.now().Sub(known.Fetched) >= known.State.TTL
 		return (&stale).checked()
