@@ -1,0 +1,202 @@
+package anchor
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"slices"
+
+	"github.com/talosprotocol/talos/contracts"
+)
+
+// BundleVersion is the value of the member v of a bundle.
+const BundleVersion = "talos-bundle/1"
+
+// Head is a note with the cosignatures that witnesses gave for it.
+type Head struct {
+	Note         *Note // with the log's signature alone: [Note.Bare]
+	Cosignatures []Signature
+}
+
+// Parts is what a bundle is made of.
+type Parts struct {
+	Leaf  Leaf
+	Proof []Hash // of Leaf's index in the tree of Head
+	Head  Head
+	// Event and Salt open the leaf; leave both out to show the commitment alone.
+	Event *contracts.AuditEvent
+	Salt  *Salt
+	// Prior is a head that does not cover the event, to bound its time from below.
+	Prior *Head
+	// States are signed DID states, opaque here, for the reader's [KeyResolver].
+	States [][]byte
+}
+
+// NewBundle writes a bundle: one file of canonical JSON. It verifies the proof and
+// the opening first, so a log whose store went wrong does not hand out a bundle
+// that fails elsewhere. Codes: BUNDLE_INVALID, PROOF_INVALID, TOO_LARGE.
+func NewBundle(p Parts) ([]byte, error) {
+	if p.Head.Note == nil || (p.Event == nil) != (p.Salt == nil) {
+		return nil, contracts.Errorf(contracts.BundleInvalid, "a bundle has a head, and event and salt together")
+	}
+	b := &contracts.ProofBundle{
+		V:     BundleVersion,
+		Leaf:  b64u.EncodeToString(p.Leaf[:]),
+		Index: int64(p.Leaf.Index()),
+		Proof: hashTexts(p.Proof),
+		Head:  p.Head.contract(),
+		Event: p.Event,
+	}
+	if err := VerifyInclusion(p.Leaf.Index(), p.Head.Note.Size, p.Leaf.Hash(), p.Head.Note.Root, p.Proof); err != nil {
+		return nil, err
+	}
+	if p.Event != nil {
+		canon, err := EncodeEvent(p.Event)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.Leaf.Opens(p.Salt, canon); err != nil {
+			return nil, err
+		}
+		b.Salt = EncodeHash(Hash(*p.Salt))
+	}
+	if p.Prior != nil {
+		prior := p.Prior.contract()
+		b.Prior = &prior
+	}
+	for _, s := range p.States {
+		b.States = append(b.States, b64u.EncodeToString(s))
+	}
+	b.Digest = EncodeHash(bundleDigest(b))
+	if err := b.Validate(); err != nil {
+		return nil, contracts.Errorf(contracts.BundleInvalid, "new bundle: %w", err)
+	}
+	return b.AppendCanonical(nil), nil
+}
+
+func (h Head) contract() contracts.BundleHead {
+	out := contracts.BundleHead{Note: string(h.Note.Append(nil)), Size: int64(h.Note.Size)}
+	for i := range h.Cosignatures {
+		out.Cosignatures = append(out.Cosignatures, h.Cosignatures[i].text())
+	}
+	slices.Sort(out.Cosignatures)
+	return out
+}
+
+// emptyDigest is the member digest of a bundle whose digest member is empty, as
+// the encoder writes it at the place of the sorted name.
+var emptyDigest = []byte(`"digest":"",`)
+
+// bundleDigest is SHA-256 of the canonical bundle without its member digest. It is
+// no proof of anything: it names the bundle, and it shows damage to the parts that
+// a reader cannot judge, such as the cosignature of a witness unknown to it.
+func bundleDigest(b *contracts.ProofBundle) Hash {
+	c := *b
+	c.Digest = ""
+	text := c.AppendCanonical(nil)
+	return sha256.Sum256(bytes.Replace(text, emptyDigest, nil, 1))
+}
+
+// parseHead reads a head of a bundle: the note with one signature, its size said
+// twice, and cosignature lines in ascending order.
+func parseHead(h *contracts.BundleHead) (Head, error) {
+	bad := func(why string) (Head, error) {
+		return Head{}, contracts.Errorf(contracts.BundleInvalid, "head: %s", why)
+	}
+	n, err := ParseNote([]byte(h.Note))
+	if err != nil {
+		return Head{}, err
+	}
+	if len(n.Signatures) != 1 || n.Signatures[0].Name != n.Origin {
+		return bad("the note carries the log's signature alone")
+	}
+	if uint64(h.Size) != n.Size {
+		return bad("size and note differ")
+	}
+	out := Head{Note: n}
+	for i, line := range h.Cosignatures {
+		if i > 0 && h.Cosignatures[i-1] >= line {
+			return bad("cosignatures are not in ascending order")
+		}
+		s, err := ParseSignature([]byte(line + "\n"))
+		if err != nil {
+			return Head{}, err
+		}
+		out.Cosignatures = append(out.Cosignatures, s)
+	}
+	return out, nil
+}
+
+// ReadBundle reads a bundle strictly: canonical bytes, every base64 without spare
+// bits, digest as computed, everything said twice equal, the leaf opened by event
+// and salt, the proof leading to the root. It verifies no signature: [Verify] does,
+// and a caller reads States first to make its [KeyResolver]. Codes: MALFORMED,
+// TOO_LARGE, UNSUPPORTED_VERSION, BUNDLE_INVALID, CHECKPOINT_INVALID, PROOF_INVALID.
+func ReadBundle(data []byte) (*Parts, error) {
+	b, err := contracts.DecodeProofBundle(data)
+	if err != nil {
+		return nil, err
+	}
+	if b.Digest != EncodeHash(bundleDigest(b)) {
+		return nil, contracts.Errorf(contracts.BundleInvalid, "the bundle's digest does not match: the file is damaged")
+	}
+	p := &Parts{Event: b.Event}
+	if _, err := b64u.Decode(p.Leaf[:], []byte(b.Leaf)); err != nil {
+		return nil, contracts.Errorf(contracts.BundleInvalid, "leaf is not canonical base64url")
+	}
+	if p.Head, err = parseHead(&b.Head); err != nil {
+		return nil, err
+	}
+	if b.Prior != nil {
+		prior, err := parseHead(b.Prior)
+		if err != nil {
+			return nil, err
+		}
+		if prior.Note.Origin != p.Head.Note.Origin || prior.Note.Size > uint64(b.Index) {
+			return nil, contracts.Errorf(contracts.BundleInvalid, "the prior head is of another log, or covers the event")
+		}
+		p.Prior = &prior
+	}
+	if err := p.readLeaf(b); err != nil {
+		return nil, err
+	}
+	for i, s := range b.States {
+		raw, err := b64u.DecodeString(s)
+		if err != nil {
+			return nil, contracts.Errorf(contracts.BundleInvalid, "state %d is not canonical base64url", i)
+		}
+		p.States = append(p.States, raw)
+	}
+	return p, nil
+}
+
+// readLeaf checks the leaf against index, event, salt and proof.
+func (p *Parts) readLeaf(b *contracts.ProofBundle) error {
+	if p.Leaf[0] != leafVersion {
+		return contracts.Errorf(contracts.UnsupportedVersion, "leaf data: version %d, want %d", p.Leaf[0], leafVersion)
+	}
+	if p.Leaf.Index() != uint64(b.Index) || (b.Event == nil) != (b.Salt == "") {
+		return contracts.Errorf(contracts.BundleInvalid, "the leaf is of index %d, not %d; or event and salt do not come together", p.Leaf.Index(), b.Index)
+	}
+	if b.Event != nil {
+		salt, err := DecodeHash(b.Salt)
+		if err != nil {
+			return err
+		}
+		p.Salt = (*Salt)(&salt)
+		canon, err := EncodeEvent(b.Event)
+		if err != nil {
+			return err
+		}
+		if typ := eventTypes[b.Event.Type]; typ != p.Leaf.Type() {
+			return contracts.Errorf(contracts.BundleInvalid, "the leaf is of type %d, the event of type %d", p.Leaf.Type(), typ)
+		}
+		if err := p.Leaf.Opens(p.Salt, canon); err != nil {
+			return err
+		}
+	}
+	var err error
+	if p.Proof, err = parseHashes(b.Proof); err != nil {
+		return err
+	}
+	return VerifyInclusion(p.Leaf.Index(), p.Head.Note.Size, p.Leaf.Hash(), p.Head.Note.Root, p.Proof)
+}
