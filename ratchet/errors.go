@@ -4,7 +4,7 @@ import "github.com/talosprotocol/talos/contracts"
 
 // The errors of the hot paths are made once: refusing a frame must not allocate
 // (RAT-20), and none of them says more than a code and a fixed text. A peer is
-// told none of this: on the wire all cryptographic failures look alike (RAT-52).
+// told none of this: on the wire all cryptographic failures look alike (RAT-33).
 var (
 	errShort     = contracts.Errorf(contracts.Malformed, "frame is shorter than the smallest frame")
 	errSize      = contracts.Errorf(contracts.FrameSize, "frame is longer than 64 KiB")

@@ -100,3 +100,32 @@ func KDFCK(ck [32]byte) (mk, next, commit [32]byte) {
 	copy(commit[:], c[:])
 	return m, k, commit
 }
+
+// SealNextChain makes a frame under the header key of the sending chain after
+// this one, as a peer would that steps out of turn.
+func (s *State) SealNextChain(dh [32]byte, rand io.Reader) []byte {
+	save := s.cur
+	defer func() { s.cur = save }()
+	_, _ = io.ReadFull(rand, s.nonce[:])
+	c := &s.cur
+	h := header{dh: dh, pn: c.send.n, seq: c.seq}
+	c.send.hk = newHeaderKey(c.nextSend)
+	mk := key{1}
+	return s.write(nil, &h, 0, nil, &mk)
+}
+
+// SealWithCommitmentOf makes a frame whose payload is sealed under mk, with the
+// commitment of another key.
+func (s *State) SealWithCommitmentOf(mk, commitKey [32]byte, payload []byte, nonce [12]byte) []byte {
+	c := &s.cur
+	s.nonce = nonce
+	h := header{dh: c.dhs.public, pn: c.pn, n: c.send.n, seq: c.seq}
+	dst := append([]byte{Version, Suite >> 8, Suite & 0xff, 0}, nonce[:]...)
+	aad := s.aad(dst[:4], s.id.side)
+	dst = c.send.hk.aead.Seal(dst, nonce[:], h.append(nil), aad)
+	ck := key(commitKey)
+	commit := commitment(&ck)
+	aad = append(append(aad, dst[frameFixed:]...), commit[:]...)
+	k := key(mk)
+	return newAEAD(&k).Seal(dst, nonce[:], payload, aad)
+}

@@ -20,6 +20,7 @@ type stream struct {
 	seed uint64
 	n    uint64
 	rest []byte
+	at   int // bytes given so far
 }
 
 func (r *stream) Read(p []byte) (int, error) {
@@ -34,6 +35,7 @@ func (r *stream) Read(p []byte) (int, error) {
 		}
 		p[i], r.rest = r.rest[0], r.rest[1:]
 	}
+	r.at += len(p)
 	return len(p), nil
 }
 
