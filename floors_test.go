@@ -30,7 +30,7 @@ var floors = map[string]int{
 	"node/directory": 3, "anchor/anchortest": 3,
 	"node/session": 4, "node/evidence": 4, "node/api": 4,
 	"node/store": 5,
-	"node": 6, "testnet": 7, "cmd/talos": 8,
+	"node":       6, "testnet": 7, "cmd/talos": 8,
 }
 
 // rooms names the only packages that may import a heavy dependency.

@@ -48,6 +48,7 @@ type Gossip struct {
 	ps      *pubsub.PubSub
 	network string
 	log     *slog.Logger
+	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 }
@@ -72,7 +73,7 @@ func New(h host.Host, cfg Config, log *slog.Logger) (*Gossip, error) {
 		cancel()
 		return nil, contracts.Errorf(contracts.ConfigInvalid, "starting gossipsub: %w", err)
 	}
-	return &Gossip{ps: ps, network: cfg.Network, log: log, cancel: cancel}, nil
+	return &Gossip{ps: ps, network: cfg.Network, log: log, ctx: ctx, cancel: cancel}, nil
 }
 
 // messageID names a message by its content, so that copies published by several are one.
@@ -174,16 +175,14 @@ func (g *Gossip) Join(name, major string, validate func([]byte) Verdict, handle 
 	if err != nil {
 		return nil, contracts.Errorf(contracts.Conflict, "topic %s: %w", full, err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	g.done.Go(func() {
-		defer cancel()
 		for {
-			m, err := sub.Next(ctx)
+			m, err := sub.Next(g.ctx)
 			if err != nil {
-				return // the subscription ended with the node
+				return // Close, or the subscription ended
 			}
 			if !m.Local {
-				handle(ctx, m.GetData())
+				handle(g.ctx, m.GetData())
 			}
 		}
 	})

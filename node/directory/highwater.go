@@ -27,8 +27,11 @@ type Store interface {
 // remember stores s as the highest state of its DID, unless a higher one is known
 // (Rollback) or its key log contradicts the known one (Duplicity; the proof is
 // kept). It gives the state that now counts.
-func (d *Directory) remember(ctx context.Context, s *identity.State) (*Resolved, error) {
-	r := &Resolved{State: s, Fetched: d.now()}
+func (d *Directory) remember(ctx context.Context, s *identity.State, source string) (*Resolved, error) {
+	r := &Resolved{State: s, Source: source, Fetched: d.now()}
+	if s.Doc != nil {
+		r.Document = s.Doc.Raw
+	}
 	var flagged bool
 	err := d.store.Update(ctx, string(s.DID), func(old *Row) (*Row, error) {
 		row := &Row{Record: s.Raw, Fetched: r.Fetched}
@@ -73,5 +76,9 @@ func (d *Directory) recall(did identity.DID) (*Resolved, error) {
 	if err != nil {
 		return nil, contracts.Errorf(contracts.StorageCorrupt, "the remembered state of %s does not verify: %w", did, err)
 	}
-	return &Resolved{State: s, Source: "disk", Fetched: row.Fetched, Duplicitous: row.Proof != nil}, nil
+	r := &Resolved{State: s, Source: "disk", Fetched: row.Fetched, Duplicitous: row.Proof != nil}
+	if s.Doc != nil {
+		r.Document = s.Doc.Raw
+	}
+	return r, nil
 }

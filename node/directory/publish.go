@@ -52,7 +52,7 @@ func (d *Directory) publish(ctx context.Context, s *identity.State, st *PublishS
 	if err := d.validator.Validate(key, s.Raw); err != nil {
 		return err
 	}
-	if _, err := d.remember(ctx, s); err != nil {
+	if _, err := d.remember(ctx, s, "self"); err != nil {
 		return err
 	}
 	closest, err := d.h.DHT.GetClosestPeers(ctx, key)

@@ -48,7 +48,7 @@ func (d *Directory) Resolve(ctx context.Context, did identity.DID, o Options) (*
 			return r.checked()
 		}
 		// Somebody means to use it: from now on nothing lower counts.
-		r, err := d.accept(ctx, did, r.State.Raw, o)
+		r, err := d.accept(ctx, did, r.State.Raw, "memory", o)
 		if err != nil {
 			return nil, err
 		}
@@ -112,8 +112,8 @@ func (d *Directory) ask(ctx context.Context, did identity.DID, known *Resolved, 
 		raw, err := source.get(ctx, did, known)
 		if err == nil {
 			var r *Resolved
-			if r, err = d.accept(ctx, did, raw, o); err == nil {
-				r.Source, best = source.name, r // accept refuses what is lower than before
+			if r, err = d.accept(ctx, did, raw, source.name, o); err == nil {
+				best = r // accept refuses what is lower than before
 				continue
 			}
 		}
@@ -136,7 +136,7 @@ func (d *Directory) ask(ctx context.Context, did identity.DID, known *Resolved, 
 }
 
 // accept verifies and remembers a record that a source gave for did.
-func (d *Directory) accept(ctx context.Context, did identity.DID, raw []byte, o Options) (*Resolved, error) {
+func (d *Directory) accept(ctx context.Context, did identity.DID, raw []byte, source string, o Options) (*Resolved, error) {
 	s, err := d.validator.State(raw)
 	if err != nil {
 		return nil, err
@@ -150,11 +150,7 @@ func (d *Directory) accept(ctx context.Context, did identity.DID, raw []byte, o 
 	if s.Seq < o.MinSeq {
 		return nil, contracts.Errorf(contracts.Rollback, "version %s of %s, wanted sequence %d or later", s.Version(), did.Short(), o.MinSeq)
 	}
-	r, err := d.remember(ctx, s)
-	if err == nil && s.Doc != nil {
-		r.Document = s.Doc.Raw
-	}
-	return r, err
+	return d.remember(ctx, s, source)
 }
 
 // fromPeer asks the DID's own node, if we are connected with it.

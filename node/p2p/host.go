@@ -25,6 +25,7 @@ import (
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/talosprotocol/talos/contracts"
 )
@@ -85,6 +86,9 @@ func New(cfg Config, store ds.Batching, validators record.NamespacedValidator) (
 	if err != nil {
 		return nil, err
 	}
+	if err := portsFree(cfg.Listen); err != nil {
+		return nil, err
+	}
 	h, err := libp2p.New(opts...)
 	if err != nil {
 		return nil, contracts.Errorf(contracts.Unavailable, "starting libp2p (is a listen address taken? %v): %w", cfg.Listen, err)
@@ -103,6 +107,27 @@ func New(cfg Config, store ds.Batching, validators record.NamespacedValidator) (
 
 // Close closes the DHT, then the host.
 func (h *Host) Close() error { return errors.Join(h.DHT.Close(), h.Host.Close()) }
+
+// portsFree tries each fixed TCP port. libp2p shares ports (SO_REUSEPORT, which hole
+// punching needs), so a second node on the same port would start without an error
+// and take half of the first one's connections.
+func portsFree(listen []string) error {
+	addrs, err := parseAddrs(listen)
+	if err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if port, err := a.ValueForProtocol(multiaddr.P_TCP); err != nil || port == "0" {
+			continue
+		}
+		l, err := manet.Listen(a)
+		if err != nil {
+			return contracts.Errorf(contracts.Unavailable, "%s cannot be listened on; is the port taken? %w", a, err)
+		}
+		_ = l.Close()
+	}
+	return nil
+}
 
 func networkName(s string) bool {
 	for _, c := range []byte(s) {
