@@ -140,7 +140,6 @@ func (s *State) possible(flags uint16) bool {
 	case !c.recv.live && (!noRecv || c.step):
 	case c.recv.live && CheckX25519(c.recv.dh[:]) != nil:
 	case !c.recv.based && (c.recv.base != 0 || c.recv.n != 0):
-	case c.ackOwed && !c.step:
 	case (c.confirm == confirmDone) != zero(&c.confirmTag):
 	case c.send.n > MaxChain, c.recv.n > MaxChain, c.pn > MaxChain:
 	case c.seq > MaxSeq, c.recv.base > MaxSeq, c.peerSeq > MaxSeq, c.peerAck > c.seq:
