@@ -71,12 +71,23 @@ func parseSize(b []byte) (uint64, error) {
 	return n, nil
 }
 
-// decodeRoot reads 44 characters of base64. Decoders skip newlines, which cannot
-// be here, and carriage returns, which the length check alone would let in.
+// decodeRoot reads 44 characters of base64. Decoders skip line breaks, which the
+// length alone would let in, and write a 33rd byte where the padding is missing.
 func decodeRoot(h *Hash, b []byte) bool {
-	if len(b) != 44 || bytes.IndexByte(b, '\r') >= 0 {
+	var buf [33]byte
+	if len(b) != 44 || bytes.ContainsAny(b, "\r\n") {
 		return false
 	}
-	n, err := b64.Decode(h[:], b)
+	n, err := b64.Decode(buf[:], b)
+	copy(h[:], buf[:])
 	return err == nil && n == len(h)
+}
+
+// DecodeBase64 reads a hash as notes and proofs of C2SP write it: 44 characters of
+// padded base64, without spare bits. The code is MALFORMED.
+func DecodeBase64(text []byte) (h Hash, err error) {
+	if !decodeRoot(&h, text) {
+		return Hash{}, contracts.Errorf(contracts.Malformed, "hash: not the canonical base64 of 32 bytes")
+	}
+	return h, nil
 }

@@ -26,8 +26,9 @@ func DecodeHash(s string) (h Hash, err error) {
 	if len(s) != 43 {
 		return h, contracts.Errorf(contracts.Malformed, "hash: %d characters, want 43", len(s))
 	}
-	if _, err := b64u.Decode(h[:], []byte(s)); err != nil {
-		return h, contracts.Errorf(contracts.Malformed, "hash: not canonical base64url")
+	n, err := b64u.Decode(h[:], []byte(s))
+	if err != nil || n != len(h) { // decoders skip line breaks
+		return Hash{}, contracts.Errorf(contracts.Malformed, "hash: not canonical base64url")
 	}
 	return h, nil
 }
