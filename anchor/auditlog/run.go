@@ -124,6 +124,12 @@ func (l *Log) begin(ctx context.Context) error {
 	if l.o.Confirm != nil {
 		l.ask(ctx)
 	}
+	if len(evs) == 0 {
+		return nil
+	}
+	if err := l.checkpoint(ctx); fatal(err) {
+		return err
+	}
 	return nil
 }
 

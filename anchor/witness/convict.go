@@ -55,7 +55,10 @@ func (w *Witness) AddEvidence(ctx context.Context, evidence []byte) error {
 // Evidence gives what convicts a log, nil if nothing does.
 func (w *Witness) Evidence(ctx context.Context, origin string) ([]byte, error) {
 	_, r, err := w.load(ctx, origin)
-	return r.evidence, err
+	if err != nil || r.flags&flagFrozen == 0 {
+		return nil, err
+	}
+	return r.evidence, nil
 }
 
 // Retire closes a log whose owner began a new incarnation or rotated its key: no
