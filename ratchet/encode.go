@@ -1,6 +1,9 @@
 package ratchet
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // The encoding of a state (spec §6): fixed fields in big-endian order, absent
 // ones zero, then the chains with skipped keys. There is one encoding of a state.
@@ -25,7 +28,7 @@ const (
 		32 + 32 + 32 + 4 + 8 + // recv: hk, dh, ck, n, base
 		8 + 8 // peerSeq, peerAck
 	skippedLen = 4 + 8 + 32
-	maxState   = stateFixed + 1 + (MaxOldChains+1)*(32+32+8+2) + MaxSkipped*skippedLen
+	maxState   = stateFixed + 2 + 1 + MaxOldChains*(32+32+8+2) + MaxSkipped*skippedLen
 )
 
 // AppendState appends the encoding of the state that is safe to store: with a
@@ -64,7 +67,7 @@ func (s *State) append(dst []byte, c *core, exact bool) []byte {
 		ck, n, seq = &c.reserve.ck, c.reserve.n, c.reserve.seq
 	}
 	be := binary.BigEndian
-	b := append(dst, stateVersion)
+	b := append(slices.Grow(dst, c.encodedLen()), stateVersion)
 	b = be.AppendUint16(b, flags)
 	b = append(b, byte(c.confirm))
 	b = append(b, s.id.conversation[:]...)
@@ -100,6 +103,15 @@ func (s *State) append(dst []byte, c *core, exact bool) []byte {
 		b = appendSkipped(b, o.skipped)
 	}
 	return b
+}
+
+// encodedLen gives the length of the encoding.
+func (c *core) encodedLen() int {
+	n := stateFixed + 2 + 1 + len(c.recv.skipped)*skippedLen
+	for i := range c.old {
+		n += 32 + 32 + 8 + 2 + len(c.old[i].skipped)*skippedLen
+	}
+	return n
 }
 
 func appendSkipped(b []byte, keys []skippedKey) []byte {
