@@ -268,12 +268,9 @@ func TestRow25_AnchorsOffline(t *testing.T) {
 		_, err := l.Checkpoint(t.Context())
 		wantCode(t, err, contracts.Unavailable)
 		mu.Lock()
-		asked := asked
-		mu.Unlock()
 		if got := s.sizes(); len(got) != 0 || asked < 50 || asked > 70 {
 			t.Errorf("offline: heads %v, asked %d times", got, asked)
 		}
-		mu.Lock()
 		online = true
 		mu.Unlock()
 		time.Sleep(2 * time.Minute)
