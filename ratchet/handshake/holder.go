@@ -50,8 +50,8 @@ func (p *Prekeys) find(h *preamble, now time.Time) (signed, one *pair, err error
 	return signed, one, nil
 }
 
-// sign completes a bundle; it gives its bytes and their digest.
-func sign(b *Bundle, sign func([]byte) ([]byte, error)) (raw []byte, digest [32]byte, err error) {
+// signBundle completes a bundle; it gives its bytes and their digest.
+func signBundle(b *Bundle, sign func([]byte) ([]byte, error)) (raw []byte, digest [32]byte, err error) {
 	if raw, err = b.append(nil); err != nil {
 		return nil, digest, err
 	}

@@ -175,7 +175,7 @@ func (p *Prekeys) Issue(q Issuing) (bundle []byte, oneTime bool, err error) {
 			return nil, false, err
 		}
 	}
-	raw, digest, err := sign(&b, q.Sign)
+	raw, digest, err := signBundle(&b, q.Sign)
 	if err != nil {
 		return nil, false, err
 	}
