@@ -15,17 +15,18 @@ var (
 	pattern3  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})/audit/[1-9][0-9]{0,4}$")
 	pattern4  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
 	pattern5  = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/{}*-]*$")
-	pattern6  = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
-	pattern7  = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
-	pattern8  = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
-	pattern9  = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
-	pattern10 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
-	pattern11 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
-	pattern12 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
-	pattern13 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
-	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
-	pattern15 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
-	pattern16 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
+	pattern6  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+	pattern7  = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
+	pattern8  = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
+	pattern9  = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
+	pattern10 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
+	pattern11 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
+	pattern12 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
+	pattern13 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
+	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
+	pattern15 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
+	pattern16 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
+	pattern17 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
 )
 
 // AuditEvent is one entry of an agent's audit log: what happened, never what was said. Only the members here exist:
@@ -65,7 +66,8 @@ type AuditEvent struct {
 	ResultDigest string `json:"result_digest,omitzero"`
 	Scope        string `json:"scope,omitzero"`
 	SenderSeq    *int64 `json:"sender_seq,omitzero"`
-	Session      string `json:"session,omitzero"`
+	// The session's UUID: version 8, of its transcript, or 7.
+	Session string `json:"session,omitzero"`
 	// Of a gap: when it began.
 	Since string `json:"since,omitzero"`
 	// For whom the actor acted, when that is another.
@@ -186,12 +188,12 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Session != "" {
-		if err := checkString("session", v.Session, 0, -1, pattern4); err != nil {
+		if err := checkString("session", v.Session, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
 	if v.Since != "" {
-		if err := checkString("since", v.Since, 0, -1, pattern6); err != nil {
+		if err := checkString("since", v.Since, 0, -1, pattern7); err != nil {
 			return err
 		}
 	}
@@ -205,7 +207,7 @@ func (v *AuditEvent) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("time", v.Time, 0, -1, pattern6); err != nil {
+	if err := checkString("time", v.Time, 0, -1, pattern7); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "intent", "result", "denied", "message_out", "message_in", "session_open", "session_accept", "session_rotate", "session_close", "group_change", "cap_grant", "cap_revoke", "peer_head", "key_rotate", "recovered", "gap", "erase", "noop", "approval", "receipt", "node_start", "node_stop", "config_change", "equivocation"); err != nil {
@@ -553,7 +555,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.AssertionMethod {
-		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern7); err != nil {
+		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern8); err != nil {
 			return err
 		}
 	}
@@ -561,7 +563,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.Authentication {
-		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern7); err != nil {
+		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern8); err != nil {
 			return err
 		}
 	}
@@ -569,7 +571,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityDelegation {
-		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern7); err != nil {
+		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern8); err != nil {
 			return err
 		}
 	}
@@ -577,7 +579,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityInvocation {
-		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern7); err != nil {
+		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern8); err != nil {
 			return err
 		}
 	}
@@ -588,7 +590,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.KeyAgreement {
-		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern7); err != nil {
+		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern8); err != nil {
 			return err
 		}
 	}
@@ -772,7 +774,7 @@ type DIDState struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *DIDState) Validate() error {
-	if err := checkString("did", v.DID, 0, -1, pattern8); err != nil {
+	if err := checkString("did", v.DID, 0, -1, pattern9); err != nil {
 		return err
 	}
 	if v.Doc != nil {
@@ -780,10 +782,10 @@ func (v *DIDState) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("exp", v.Exp, 0, -1, pattern6); err != nil {
+	if err := checkString("exp", v.Exp, 0, -1, pattern7); err != nil {
 		return err
 	}
-	if err := checkString("iat", v.Iat, 0, -1, pattern6); err != nil {
+	if err := checkString("iat", v.Iat, 0, -1, pattern7); err != nil {
 		return err
 	}
 	if err := checkLen("kel", len(v.KEL), 1, 31); err != nil {
@@ -794,7 +796,7 @@ func (v *DIDState) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("nbf", v.Nbf, 0, -1, pattern6); err != nil {
+	if err := checkString("nbf", v.Nbf, 0, -1, pattern7); err != nil {
 		return err
 	}
 	if err := checkInt("seq", v.Seq, 0, 9007199254740991); err != nil {
@@ -1061,6 +1063,79 @@ func DecodeEvidence(data []byte) (*Evidence, error) {
 	return v, nil
 }
 
+// EvidenceMessage carries evidence against a log together with the signed DID states that hold the keys to verify it, so that
+// anybody can, offline.
+type EvidenceMessage struct {
+	// The canonical evidence, base64url.
+	Evidence string `json:"evidence"`
+	// Signed state records, base64url.
+	States []string `json:"states"`
+	V      string   `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *EvidenceMessage) Validate() error {
+	if err := checkString("evidence", v.Evidence, 0, 32768, pattern10); err != nil {
+		return err
+	}
+	if err := checkLen("states", len(v.States), 1, 2); err != nil {
+		return err
+	}
+	for i := range v.States {
+		if err := checkString(index("states", i), v.States[i], 0, 21846, pattern10); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-evidence-message/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *EvidenceMessage) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"evidence\":"...)
+	dst = jcs.AppendString(dst, v.Evidence)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"states\":"...)
+	dst = append(dst, '[')
+	for i := range v.States {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.States[i])
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseEvidenceMessage reads a EvidenceMessage from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseEvidenceMessage(data []byte) (*EvidenceMessage, error) {
+	v := new(EvidenceMessage)
+	if err := parse("evidence-message", data, 65536, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeEvidenceMessage reads a EvidenceMessage from its canonical bytes and refuses any other.
+func DecodeEvidenceMessage(data []byte) (*EvidenceMessage, error) {
+	v := new(EvidenceMessage)
+	if err := decode("evidence-message", data, 65536, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // KeyEvent is one establishment event of a key log: icp (inception), rot (rotation) or end.
 type KeyEvent struct {
 	// The DID; absent in an inception, whose digest it is.
@@ -1087,11 +1162,11 @@ type KeyEvent struct {
 // Validate reports the first member that is not as the schema says.
 func (v *KeyEvent) Validate() error {
 	if v.DID != "" {
-		if err := checkString("did", v.DID, 0, -1, pattern8); err != nil {
+		if err := checkString("did", v.DID, 0, -1, pattern9); err != nil {
 			return err
 		}
 	}
-	if err := checkString("iat", v.Iat, 0, -1, pattern6); err != nil {
+	if err := checkString("iat", v.Iat, 0, -1, pattern7); err != nil {
 		return err
 	}
 	if len(v.K) > 0 {
@@ -1099,7 +1174,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.K {
-			if err := checkString(index("k", i), v.K[i], 0, -1, pattern9); err != nil {
+			if err := checkString(index("k", i), v.K[i], 0, -1, pattern11); err != nil {
 				return err
 			}
 		}
@@ -1114,7 +1189,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.N {
-			if err := checkString(index("n", i), v.N[i], 0, -1, pattern10); err != nil {
+			if err := checkString(index("n", i), v.N[i], 0, -1, pattern12); err != nil {
 				return err
 			}
 		}
@@ -1125,7 +1200,7 @@ func (v *KeyEvent) Validate() error {
 		}
 	}
 	if v.P != "" {
-		if err := checkString("p", v.P, 0, -1, pattern10); err != nil {
+		if err := checkString("p", v.P, 0, -1, pattern12); err != nil {
 			return err
 		}
 	}
@@ -1259,7 +1334,7 @@ func (v *KeySignature) Validate() error {
 	if err := checkInt("i", v.I, 0, 4); err != nil {
 		return err
 	}
-	if err := checkString("s", v.S, 0, -1, pattern11); err != nil {
+	if err := checkString("s", v.S, 0, -1, pattern13); err != nil {
 		return err
 	}
 	return nil
@@ -1294,11 +1369,11 @@ func (v *KeystoreFile) Validate() error {
 		return err
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern12); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern14); err != nil {
 			return err
 		}
 	}
-	if err := checkString("sealed", v.Sealed, 54, 65000, pattern13); err != nil {
+	if err := checkString("sealed", v.Sealed, 54, 65000, pattern10); err != nil {
 		return err
 	}
 	if err := checkEnum("v", v.V, "talos-keystore/1"); err != nil {
@@ -1388,7 +1463,7 @@ func (v *ProofBundle) Validate() error {
 	if err := checkInt("index", v.Index, 0, 9007199254740991); err != nil {
 		return err
 	}
-	if err := checkString("leaf", v.Leaf, 0, -1, pattern14); err != nil {
+	if err := checkString("leaf", v.Leaf, 0, -1, pattern15); err != nil {
 		return err
 	}
 	if v.Prior != nil {
@@ -1414,7 +1489,7 @@ func (v *ProofBundle) Validate() error {
 			return err
 		}
 		for i := range v.States {
-			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern13); err != nil {
+			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern10); err != nil {
 				return err
 			}
 		}
@@ -1530,11 +1605,11 @@ type Service struct {
 // Validate reports the first member that is not as the schema says.
 func (v *Service) Validate() error {
 	if v.Digest != "" {
-		if err := checkString("digest", v.Digest, 0, -1, pattern10); err != nil {
+		if err := checkString("digest", v.Digest, 0, -1, pattern12); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern7); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern8); err != nil {
 		return err
 	}
 	if err := checkLen("serviceEndpoint", len(v.ServiceEndpoint), 1, 8); err != nil {
@@ -1545,7 +1620,7 @@ func (v *Service) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("type", v.Type, 0, -1, pattern15); err != nil {
+	if err := checkString("type", v.Type, 0, -1, pattern16); err != nil {
 		return err
 	}
 	return nil
@@ -1700,10 +1775,10 @@ func (v *VerificationMethod) Validate() error {
 	if err := checkString("controller", v.Controller, 0, 64, pattern0); err != nil {
 		return err
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern7); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern8); err != nil {
 		return err
 	}
-	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern16); err != nil {
+	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern17); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "Multikey"); err != nil {

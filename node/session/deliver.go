@@ -310,7 +310,7 @@ func (c *conversation) compare(ctx context.Context, next uint64) error {
 		return c.have(ctx, next)
 	}
 	c.m.log.Warn("rollback", "peer", peer, "err", err)
-	return errors.Join(err, c.m.audit.Record(ctx, Event{Type: "session_rollback", Peer: peer, Session: id, Code: contracts.SessionRollback}))
+	return errors.Join(err, c.m.audit.Record(ctx, Event{Type: "session_close", Peer: peer, Session: id, Code: contracts.SessionRollback}))
 }
 
 // recover replaces a session that one side has lost: a fresh handshake, a VOID over
