@@ -40,6 +40,14 @@ func makeVectors() []vector {
 	leaf.Name, leaf.Expect, leaf.Event = "leaf with another event", "PROOF_INVALID", strings.Replace(text, `"ok"`, `"error"`, 1)
 	add(leaf)
 
+	vs = append(vs, noteVectors(l, pub, wit)...)
+	vs = append(vs, evidenceVectors(l, fork, wit)...)
+	return append(vs, bundleVectors(l, wit)...)
+}
+
+func noteVectors(l *log, pub, wit map[string]string) []vector {
+	var vs []vector
+	add := func(v vector) { vs = append(vs, v) }
 	n := l.note(20)
 	note := string(n.Append(nil))
 	for name, e := range map[string][3]string{
@@ -68,9 +76,7 @@ func makeVectors() []vector {
 	line := string(s.Append(nil))
 	add(vector{Name: "cosignature", Kind: "cosignature", Must: []string{"WIT-8"}, Expect: "ok", Input: note + line, Keys: wit, Time: epoch.Unix()})
 	add(vector{Name: "cosignature of another head", Kind: "cosignature", Must: []string{"WIT-8"}, Expect: "SIGNATURE_INVALID", Input: string(l.note(21).Append(nil)) + line, Keys: wit})
-
-	vs = append(vs, evidenceVectors(l, fork, wit)...)
-	return append(vs, bundleVectors(l, wit)...)
+	return vs
 }
 
 func evidenceVectors(l, fork *log, keys map[string]string) []vector {

@@ -21,10 +21,12 @@ func Key(k ed25519.PrivateKey) Signer { return memoryKey(k) }
 
 type memoryKey ed25519.PrivateKey
 
+// Public gives the public key.
 func (k memoryKey) Public() ed25519.PublicKey {
 	return ed25519.PrivateKey(k).Public().(ed25519.PublicKey)
 }
 
+// Sign signs message itself.
 func (k memoryKey) Sign(message []byte) ([]byte, error) {
 	return ed25519.Sign(ed25519.PrivateKey(k), message), nil
 }

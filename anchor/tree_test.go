@@ -53,29 +53,7 @@ func TestRow32_SmallTreesAndPowersOfTwo(t *testing.T) {
 		if root != anchor.Hash(th) || root != anchor.Hash(ch) {
 			t.Fatalf("size %d: roots differ", size)
 		}
-		for i := range size {
-			p := l.inclusion(i, size)
-			h := l.leaves[i].Hash()
-			if err := anchor.VerifyInclusion(uint64(i), uint64(size), h, root, p); err != nil {
-				t.Fatalf("index %d of %d: %v", i, size, err)
-			}
-			if err := proof.VerifyInclusion(rfc6962.DefaultHasher, uint64(i), uint64(size), h[:], raw(p), root[:]); err != nil {
-				t.Fatalf("index %d of %d: merkle says %v", i, size, err)
-			}
-		}
-		for from := 0; from <= size; from++ {
-			p, err := anchor.Nodes(l.read).Consistency(context.Background(), uint64(from), uint64(size))
-			if err != nil {
-				t.Fatal(err)
-			}
-			old := l.at[from].Root()
-			if err := anchor.VerifyConsistency(uint64(from), uint64(size), old, root, p); err != nil {
-				t.Fatalf("from %d to %d: %v", from, size, err)
-			}
-			if err := proof.VerifyConsistency(rfc6962.DefaultHasher, uint64(from), uint64(size), raw(p), old[:], root[:]); err != nil {
-				t.Fatalf("from %d to %d: merkle says %v", from, size, err)
-			}
-		}
+		checkProofs(t, l, size, root)
 	}
 	for i := range stored {
 		if l.nodes[i] != anchor.Hash(stored[i]) {
@@ -84,6 +62,34 @@ func TestRow32_SmallTreesAndPowersOfTwo(t *testing.T) {
 	}
 	if anchor.NodeCount(140) != uint64(len(stored)) {
 		t.Error("NodeCount differs from tlog's")
+	}
+}
+
+// checkProofs makes every proof of one size, and has us and merkle verify it.
+func checkProofs(t *testing.T, l *log, size int, root anchor.Hash) {
+	t.Helper()
+	for i := range size {
+		p := l.inclusion(i, size)
+		h := l.leaves[i].Hash()
+		if err := anchor.VerifyInclusion(uint64(i), uint64(size), h, root, p); err != nil {
+			t.Fatalf("index %d of %d: %v", i, size, err)
+		}
+		if err := proof.VerifyInclusion(rfc6962.DefaultHasher, uint64(i), uint64(size), h[:], raw(p), root[:]); err != nil {
+			t.Fatalf("index %d of %d: merkle says %v", i, size, err)
+		}
+	}
+	for from := 0; from <= size; from++ {
+		p, err := anchor.Nodes(l.read).Consistency(context.Background(), uint64(from), uint64(size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := l.at[from].Root()
+		if err := anchor.VerifyConsistency(uint64(from), uint64(size), old, root, p); err != nil {
+			t.Fatalf("from %d to %d: %v", from, size, err)
+		}
+		if err := proof.VerifyConsistency(rfc6962.DefaultHasher, uint64(from), uint64(size), raw(p), old[:], root[:]); err != nil {
+			t.Fatalf("from %d to %d: merkle says %v", from, size, err)
+		}
 	}
 }
 

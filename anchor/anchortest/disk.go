@@ -116,6 +116,7 @@ func (b *backend) write(op Op, apply func() error) error {
 	return nil
 }
 
+// State is of auditlog.Backend; Short and Stale halve the size.
 func (b *backend) State(context.Context) (auditlog.State, error) {
 	f, err := b.enter(OpState)
 	if err != nil {
@@ -133,6 +134,7 @@ func (b *backend) State(context.Context) (auditlog.State, error) {
 	return st, nil
 }
 
+// Append is of auditlog.Backend; it checks the batch that the log made.
 func (b *backend) Append(_ context.Context, batch *auditlog.Batch) error {
 	return b.write(OpAppend, func() error {
 		d := b.d
@@ -155,6 +157,7 @@ func (b *backend) Append(_ context.Context, batch *auditlog.Batch) error {
 	})
 }
 
+// Entries is of auditlog.Backend; Short and Stale hide the later half.
 func (b *backend) Entries(_ context.Context, from uint64, limit int) ([]auditlog.Entry, error) {
 	f, err := b.enter(OpEntries)
 	if err != nil {
@@ -175,6 +178,7 @@ func (b *backend) Entries(_ context.Context, from uint64, limit int) ([]auditlog
 	return out, nil
 }
 
+// Nodes is of auditlog.Backend.
 func (b *backend) Nodes(_ context.Context, numbers []uint64) ([]anchor.Hash, error) {
 	f, err := b.enter(OpNodes)
 	if err != nil {
@@ -194,6 +198,7 @@ func (b *backend) Nodes(_ context.Context, numbers []uint64) ([]anchor.Hash, err
 	return out, nil
 }
 
+// SetHead is of auditlog.Backend.
 func (b *backend) SetHead(_ context.Context, old, head []byte) error {
 	return b.write(OpSetHead, func() error {
 		if !bytes.Equal(b.d.head, old) {
@@ -204,6 +209,7 @@ func (b *backend) SetHead(_ context.Context, old, head []byte) error {
 	})
 }
 
+// Erase is of auditlog.Backend.
 func (b *backend) Erase(_ context.Context, index uint64) error {
 	f, err := b.enter(OpErase)
 	if err != nil {

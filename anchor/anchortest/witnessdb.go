@@ -3,6 +3,7 @@ package anchortest
 import (
 	"bytes"
 	"context"
+	"maps"
 	"sync"
 
 	"github.com/talosprotocol/talos/contracts"
@@ -59,6 +60,13 @@ func (w *WitnessDB) Count(context.Context) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.records), nil
+}
+
+// Clone copies what is written: a backup.
+func (w *WitnessDB) Clone() *WitnessDB {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return &WitnessDB{records: maps.Clone(w.records)}
 }
 
 // Bytes gives the length of all records.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,8 +83,11 @@ func crash(t *testing.T, n int, fault anchortest.Fault) {
 // with itself; only the anchor knows. Nothing is signed. AUD-10.
 func TestRow4_RestoredBackup(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *site) {
+		var mu sync.Mutex
 		var seen anchor.Checkpoint
 		s.opt.Confirm = func(context.Context) (uint64, anchor.Hash, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			if seen.Size == 0 {
 				return 0, anchor.EmptyRoot, nil
 			}
@@ -100,7 +104,9 @@ func TestRow4_RestoredBackup(t *testing.T) {
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
+		mu.Lock()
 		seen = s.heads[len(s.heads)-1].Checkpoint
+		mu.Unlock()
 		before := len(s.heads)
 
 		s.disk, s.file = disk, file
@@ -114,9 +120,11 @@ func TestRow4_RestoredBackup(t *testing.T) {
 		}
 		// Row 5: both copies went on, the other is as long: the root tells.
 		s.disk, s.file = disk, file
-		_, stop = s.run()
+		mu.Lock()
 		seen.Root[0] ^= 1
 		seen.Size = 10
+		mu.Unlock()
+		_, stop = s.run()
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		wantCode(t, stop(), contracts.AuditQuarantined)

@@ -17,6 +17,7 @@ type Quarantine struct {
 	Signed, Stored uint64
 }
 
+// Error gives reason, sizes and what the owner can do.
 func (q *Quarantine) Error() string {
 	return fmt.Sprintf("audit log in quarantine (%s): %s; signed up to size %d, stored %d; restore the store or begin a new incarnation",
 		q.Reason, q.Detail, q.Signed, q.Stored)

@@ -81,7 +81,10 @@ func (l *Log) run(ctx context.Context) error {
 // checkpoint must wait.
 type deferred struct{ err error }
 
+// Error gives the cause.
 func (d deferred) Error() string { return d.err.Error() }
+
+// Unwrap gives the cause.
 func (d deferred) Unwrap() error { return d.err }
 
 func fatal(err error) bool {

@@ -250,6 +250,7 @@ type Stale struct {
 	Code contracts.Code // CHECKPOINT_STALE, or EQUIVOCATION
 }
 
+// Error gives code and size.
 func (s *Stale) Error() string { return fmt.Sprintf("%s: last cosigned size %d", s.Code, s.Size) }
 
 // Unwrap gives the code.

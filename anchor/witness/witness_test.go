@@ -2,9 +2,6 @@ package witness_test
 
 import (
 	"bytes"
-	"context"
-	"crypto/ed25519"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strings"
@@ -17,143 +14,6 @@ import (
 	"github.com/talosprotocol/talos/anchor/witness"
 	"github.com/talosprotocol/talos/contracts"
 )
-
-const did = "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"
-
-func key(name string) ed25519.PrivateKey {
-	s := sha256.Sum256([]byte("witness test key " + name))
-	return ed25519.NewKeyFromSeed(s[:])
-}
-
-// logs knows every log of an incarnation up to many; each has its own key.
-type logs struct{ many int }
-
-func (k logs) LogKey(origin string) (ed25519.PublicKey, error) {
-	o, err := anchor.ParseOrigin(origin)
-	if err != nil || int(o.Incarnation) > k.many {
-		return nil, errors.New("not followed")
-	}
-	return key(origin).Public().(ed25519.PublicKey), nil
-}
-
-func (logs) WitnessKey(string) (ed25519.PublicKey, error) {
-	return key("witness").Public().(ed25519.PublicKey), nil
-}
-
-// tree is a log of hashes.
-type tree struct {
-	origin string
-	nodes  []anchor.Hash
-	at     []anchor.Frontier
-	leaves []anchor.Hash
-}
-
-func newTree(n int, history string, common int) *tree {
-	t := &tree{origin: did + "/audit/1", at: make([]anchor.Frontier, 1)}
-	var f anchor.Frontier
-	for i := range n {
-		h := history
-		if i < common {
-			h = "common"
-		}
-		leaf := anchor.Hash(sha256.Sum256(fmt.Appendf(nil, "%s %d", h, i)))
-		t.nodes = f.Append(t.nodes, leaf)
-		t.at = append(t.at, f)
-		t.leaves = append(t.leaves, leaf)
-	}
-	return t
-}
-
-func (t *tree) note(size int) []byte {
-	n, err := anchor.Sign(anchor.Checkpoint{Origin: t.origin, Size: uint64(size), Root: t.at[size].Root()}, anchor.Key(key(t.origin)))
-	if err != nil {
-		panic(err)
-	}
-	return n.Append(nil)
-}
-
-func (t *tree) proof(from, to int) []anchor.Hash {
-	p, err := anchor.Nodes(func(_ context.Context, numbers []uint64) ([]anchor.Hash, error) {
-		out := make([]anchor.Hash, len(numbers))
-		for i, n := range numbers {
-			out[i] = t.nodes[n]
-		}
-		return out, nil
-	}).Consistency(context.Background(), uint64(from), uint64(to))
-	if err != nil {
-		panic(err)
-	}
-	return p
-}
-
-func (t *tree) digest(size int) []byte {
-	n, _ := anchor.ParseNote(t.note(size))
-	d, err := n.Digest(key(t.origin).Public().(ed25519.PublicKey))
-	if err != nil {
-		panic(err)
-	}
-	b, _ := d.Append(nil)
-	return b
-}
-
-// stand is a witness with its database and a clock that a test moves.
-type stand struct {
-	*witness.Witness
-	db    *anchortest.WitnessDB
-	opt   witness.Options
-	mu    sync.Mutex
-	now   time.Time
-	found [][]byte
-}
-
-func newStand(t testing.TB, change ...func(*witness.Options)) *stand {
-	s := &stand{db: new(anchortest.WitnessDB), now: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)}
-	s.opt = witness.Options{
-		Name: "acme.example/w", Signer: anchor.Key(key("witness")), Keys: logs{1}, Store: s.db,
-		Now:       func() time.Time { s.mu.Lock(); defer s.mu.Unlock(); return s.now },
-		Convicted: func(e []byte) { s.mu.Lock(); defer s.mu.Unlock(); s.found = append(s.found, e) },
-	}
-	for _, f := range change {
-		f(&s.opt)
-	}
-	w, err := witness.Open(t.Context(), s.opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Witness = w
-	return s
-}
-
-func (s *stand) later(d time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.now = s.now.Add(d)
-}
-
-// add submits and checks the cosignature of a success.
-func (s *stand) add(t testing.TB, tr *tree, from, to int) error {
-	t.Helper()
-	note := tr.note(to)
-	line, err := s.AddCheckpoint(t.Context(), uint64(from), tr.proof(min(from, to), to), note)
-	if err == nil {
-		n, _ := anchor.ParseNote(note)
-		sig, perr := anchor.ParseSignature(line)
-		if perr != nil {
-			t.Fatal(perr)
-		}
-		if _, verr := sig.VerifyCosignature(n.Checkpoint, key("witness").Public().(ed25519.PublicKey)); verr != nil {
-			t.Fatal(verr)
-		}
-	}
-	return err
-}
-
-func want(t testing.TB, err error, status int, code contracts.Code) {
-	t.Helper()
-	if witness.Status(err) != status || contracts.CodeOf(err) != code {
-		t.Errorf("error %v: status %d, code %q; want %d, %q", err, witness.Status(err), contracts.CodeOf(err), status, code)
-	}
-}
 
 // TestAddCheckpoint walks through the answers of C2SP tlog-witness. WIT-1, WIT-2,
 // WIT-3.
@@ -298,6 +158,45 @@ func TestRow23_LostDatabase(t *testing.T) {
 	if contracts.CodeOf(err) != contracts.ConfigInvalid {
 		t.Errorf("another key's database: %v", err)
 	}
+}
+
+// TestRow24_RolledBackWitness: a restored backup makes a witness cosign a second
+// history, which it cannot notice alone. The two cosignatures convict it. WIT-9.
+func TestRow24_RolledBackWitness(t *testing.T) {
+	s := newStand(t)
+	a, b := newTree(20, "a", 10), newTree(20, "b", 10)
+	want(t, s.add(t, a, 0, 10), 200, "")
+	backup := s.db.Clone()
+	first, err := s.AddCheckpoint(t.Context(), 10, a.proof(10, 20), a.note(20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := s.opt
+	o.Store, o.KeyUsed = backup, true
+	w, err := witness.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := w.AddCheckpoint(t.Context(), 10, b.proof(10, 20), b.note(20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	branch := func(tr *tree, line []byte) anchor.Branch {
+		n, _ := anchor.ParseNote(tr.note(20))
+		sig, err := anchor.ParseSignature(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return anchor.Branch{Note: n, Cosignature: sig}
+	}
+	text := anchor.ForkByWitness(branch(a, first), branch(b, second)).AppendCanonical(nil)
+	if c, err := anchor.VerifyEvidence(text, logs{1}); err != nil || c.Witness != o.Name {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if err := s.AddEvidence(t.Context(), text); err != nil {
+		t.Error(err)
+	}
+	want(t, s.add(t, a, 20, 20), 403, contracts.OriginFrozen)
 }
 
 // TestRow27_Spam: one log over its rate is refused before its signature is checked;
