@@ -10,7 +10,7 @@ func TestMemory(t *testing.T) {
 	TestStore(t, func() ratchet.Store { return &Memory{} })
 }
 
-// Shows RAT-21, RAT-26, RAT-28: the six invariants in a lossy world with crashes
+// Shows RAT-21, RAT-26, RAT-28, RAT-36: the six invariants in a lossy world with crashes
 // and commits that fail.
 func TestA7_LossyWorld(t *testing.T) {
 	for seed := range seeds() {
