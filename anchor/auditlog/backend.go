@@ -41,7 +41,7 @@ type State struct {
 // Durability: what returned nil survives a crash and a power cut.
 // Atomicity: a batch, a head, or an erasure is there as a whole or not at all, also
 // after a crash.
-// Concurrency: reads may run beside one writer; the log has one writer.
+// Concurrency: reads and Erase may run beside one writer; the log has one writer.
 // Exclusion: only one Backend may be open on one storage, in any process.
 //
 // Errors. An error of code STORAGE_FULL from a writing method promises that nothing

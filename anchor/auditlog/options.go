@@ -25,7 +25,9 @@ type Options struct {
 	// it must hand it on and return. Losing one is harmless. Nil: nobody listens.
 	Publish func(*anchor.Note)
 	// Confirm asks an anchor for the last head of this log that it cosigned, before
-	// the first signature; size 0 means that it has seen none. On an error the log
+	// the first signature; size 0 means that it has seen none. The caller believes only
+	// a head that this log's key has signed: else one lying anchor could stop the log.
+	// On an error the log
 	// takes events but signs nothing, and asks again when the next checkpoint is due.
 	// It runs in a goroutine of its own. Nil: nobody is asked.
 	Confirm func(context.Context) (size uint64, root anchor.Hash, err error)

@@ -243,6 +243,21 @@ func (w *Witness) Head(ctx context.Context, origin string) (*anchor.Checkpoint, 
 	return &anchor.Checkpoint{Origin: origin, Size: size, Root: root}, nil
 }
 
+// Note gives the last head that was cosigned as the log's own note, nil if none was:
+// the proof that Head is not made up. Codes: ORIGIN_UNKNOWN, UNAVAILABLE.
+func (w *Witness) Note(ctx context.Context, origin string) (*anchor.Note, error) {
+	key, err := w.o.Keys.LogKey(origin)
+	if err != nil {
+		return nil, contracts.Errorf(contracts.OriginUnknown, "witness: %.80q is not followed: %w", origin, err)
+	}
+	_, r, err := w.load(ctx, origin)
+	if err != nil || r.len() == 0 {
+		return nil, err
+	}
+	h := r.at(r.len() - 1)
+	return h.note(origin, key)
+}
+
 // Stale is an answer that carries the size last cosigned, which the submitter needs
 // to make the right proof.
 type Stale struct {

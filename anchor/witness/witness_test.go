@@ -43,6 +43,10 @@ func TestAddCheckpoint(t *testing.T) {
 	if err != nil || h.Size != 20 || len(s.found) != 0 {
 		t.Errorf("head %+v, %v; evidence %d", h, err, len(s.found))
 	}
+	n, err := s.Note(t.Context(), tr.origin)
+	if err != nil || !bytes.Equal(n.Append(nil), tr.note(20)) {
+		t.Errorf("note %+v, %v", n, err)
+	}
 }
 
 // TestRow18_ReplayedOldCheckpoint: size 10 after 20 is answered with 20 and is no
