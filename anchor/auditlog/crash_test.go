@@ -94,12 +94,14 @@ func TestRow4_RestoredBackup(t *testing.T) {
 			return seen.Size, seen.Root, nil
 		}
 		l, stop := s.run()
+		synctest.Wait() // the anchor has answered
 		s.append(l, 10)
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
 		disk, file := s.disk.Clone(), s.file.Clone()
 		l, stop = s.run()
+		synctest.Wait()
 		s.append(l, 5)
 		if err := stop(); err != nil {
 			t.Fatal(err)
