@@ -24,9 +24,12 @@ var (
 	pattern12 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
 	pattern13 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
 	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
-	pattern15 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
-	pattern16 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
-	pattern17 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
+	pattern15 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
+	pattern16 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
+	pattern17 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
+	pattern18 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
+	pattern19 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
+	pattern20 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
 )
 
 // AuditEvent is one entry of an agent's audit log: what happened, never what was said. Only the members here exist:
@@ -1426,6 +1429,284 @@ func DecodeKeystoreFile(data []byte) (*KeystoreFile, error) {
 	return v, nil
 }
 
+// NodeConfig is the configuration of a node: config.json in its home.
+type NodeConfig struct {
+	// DIDs of the anchors that cosign this node's log.
+	Anchors []string `json:"anchors,omitzero"`
+	// Multiaddrs to publish instead of those found.
+	Announce []string `json:"announce,omitzero"`
+	// Loopback address of the API; port 0 takes any. The unix socket is always there.
+	API string `json:"api,omitzero"`
+	// Multiaddrs with /p2p/ of the peers to begin with.
+	Bootstrap []string `json:"bootstrap,omitzero"`
+	// Seconds between checkpoints; 60 if absent.
+	CheckpointSeconds *int64 `json:"checkpoint_seconds,omitzero"`
+	ConnectionsHigh   *int64 `json:"connections_high,omitzero"`
+	ConnectionsLow    *int64 `json:"connections_low,omitzero"`
+	ConnectionsPerIp  *int64 `json:"connections_per_ip,omitzero"`
+	// Public: the Internet. Private: an organisation's network. Local: one machine.
+	Kind string `json:"kind"`
+	// Multiaddrs to listen on.
+	Listen    []string `json:"listen,omitzero"`
+	LogLevel  string   `json:"log_level,omitzero"`
+	MemoryMib *int64   `json:"memory_mib,omitzero"`
+	// Name of the network; nodes of other names are never met.
+	Network string   `json:"network"`
+	Roles   []string `json:"roles"`
+	V       string   `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *NodeConfig) Validate() error {
+	if len(v.Anchors) > 0 {
+		if err := checkLen("anchors", len(v.Anchors), 0, 16); err != nil {
+			return err
+		}
+		for i := range v.Anchors {
+			if err := checkString(index("anchors", i), v.Anchors[i], 0, -1, pattern9); err != nil {
+				return err
+			}
+		}
+	}
+	if len(v.Announce) > 0 {
+		if err := checkLen("announce", len(v.Announce), 0, 8); err != nil {
+			return err
+		}
+		for i := range v.Announce {
+			if err := checkString(index("announce", i), v.Announce[i], 1, 256, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if v.API != "" {
+		if err := checkString("api", v.API, 0, -1, pattern15); err != nil {
+			return err
+		}
+	}
+	if len(v.Bootstrap) > 0 {
+		if err := checkLen("bootstrap", len(v.Bootstrap), 0, 64); err != nil {
+			return err
+		}
+		for i := range v.Bootstrap {
+			if err := checkString(index("bootstrap", i), v.Bootstrap[i], 1, 512, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if v.CheckpointSeconds != nil {
+		if err := checkInt("checkpoint_seconds", *v.CheckpointSeconds, 1, 3600); err != nil {
+			return err
+		}
+	}
+	if v.ConnectionsHigh != nil {
+		if err := checkInt("connections_high", *v.ConnectionsHigh, 1, 100000); err != nil {
+			return err
+		}
+	}
+	if v.ConnectionsLow != nil {
+		if err := checkInt("connections_low", *v.ConnectionsLow, 1, 100000); err != nil {
+			return err
+		}
+	}
+	if v.ConnectionsPerIp != nil {
+		if err := checkInt("connections_per_ip", *v.ConnectionsPerIp, 1, 100000); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("kind", v.Kind, "public", "private", "local"); err != nil {
+		return err
+	}
+	if len(v.Listen) > 0 {
+		if err := checkLen("listen", len(v.Listen), 0, 16); err != nil {
+			return err
+		}
+		for i := range v.Listen {
+			if err := checkString(index("listen", i), v.Listen[i], 1, 256, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if v.LogLevel != "" {
+		if err := checkEnum("log_level", v.LogLevel, "debug", "info", "warn", "error"); err != nil {
+			return err
+		}
+	}
+	if v.MemoryMib != nil {
+		if err := checkInt("memory_mib", *v.MemoryMib, 64, 1048576); err != nil {
+			return err
+		}
+	}
+	if err := checkString("network", v.Network, 0, -1, pattern16); err != nil {
+		return err
+	}
+	if err := checkLen("roles", len(v.Roles), 1, 3); err != nil {
+		return err
+	}
+	for i := range v.Roles {
+		if err := checkEnum(index("roles", i), v.Roles[i], "agent", "bootstrap", "anchor"); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-config/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *NodeConfig) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if len(v.Anchors) > 0 {
+		dst = append(dst, "\"anchors\":"...)
+		dst = append(dst, '[')
+		for i := range v.Anchors {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Anchors[i])
+		}
+		dst = append(dst, ']')
+	}
+	if len(v.Announce) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"announce\":"...)
+		dst = append(dst, '[')
+		for i := range v.Announce {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Announce[i])
+		}
+		dst = append(dst, ']')
+	}
+	if v.API != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"api\":"...)
+		dst = jcs.AppendString(dst, v.API)
+	}
+	if len(v.Bootstrap) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"bootstrap\":"...)
+		dst = append(dst, '[')
+		for i := range v.Bootstrap {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Bootstrap[i])
+		}
+		dst = append(dst, ']')
+	}
+	if v.CheckpointSeconds != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"checkpoint_seconds\":"...)
+		dst = jcs.AppendInt(dst, *v.CheckpointSeconds)
+	}
+	if v.ConnectionsHigh != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"connections_high\":"...)
+		dst = jcs.AppendInt(dst, *v.ConnectionsHigh)
+	}
+	if v.ConnectionsLow != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"connections_low\":"...)
+		dst = jcs.AppendInt(dst, *v.ConnectionsLow)
+	}
+	if v.ConnectionsPerIp != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"connections_per_ip\":"...)
+		dst = jcs.AppendInt(dst, *v.ConnectionsPerIp)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"kind\":"...)
+	dst = jcs.AppendString(dst, v.Kind)
+	if len(v.Listen) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"listen\":"...)
+		dst = append(dst, '[')
+		for i := range v.Listen {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Listen[i])
+		}
+		dst = append(dst, ']')
+	}
+	if v.LogLevel != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"log_level\":"...)
+		dst = jcs.AppendString(dst, v.LogLevel)
+	}
+	if v.MemoryMib != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"memory_mib\":"...)
+		dst = jcs.AppendInt(dst, *v.MemoryMib)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"network\":"...)
+	dst = jcs.AppendString(dst, v.Network)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"roles\":"...)
+	dst = append(dst, '[')
+	for i := range v.Roles {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Roles[i])
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseNodeConfig reads a NodeConfig from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseNodeConfig(data []byte) (*NodeConfig, error) {
+	v := new(NodeConfig)
+	if err := parse("node-config", data, 65536, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeNodeConfig reads a NodeConfig from its canonical bytes and refuses any other.
+func DecodeNodeConfig(data []byte) (*NodeConfig, error) {
+	v := new(NodeConfig)
+	if err := decode("node-config", data, 65536, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // ProofBundle is everything needed to check offline that one event is in a log, who saw it, and when. At most 256 KiB.
 type ProofBundle struct {
 	// SHA-256 of the canonical bundle without this member: its name, and a check of the parts that a reader cannot judge.
@@ -1463,7 +1744,7 @@ func (v *ProofBundle) Validate() error {
 	if err := checkInt("index", v.Index, 0, 9007199254740991); err != nil {
 		return err
 	}
-	if err := checkString("leaf", v.Leaf, 0, -1, pattern15); err != nil {
+	if err := checkString("leaf", v.Leaf, 0, -1, pattern17); err != nil {
 		return err
 	}
 	if v.Prior != nil {
@@ -1594,6 +1875,72 @@ func DecodeProofBundle(data []byte) (*ProofBundle, error) {
 	return v, nil
 }
 
+// SendRequest asks a node to send a message. Exactly one of text and body_b64u is given.
+type SendRequest struct {
+	BodyB64u string `json:"body_b64u,omitzero"`
+	Text     string `json:"text,omitzero"`
+	To       string `json:"to"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *SendRequest) Validate() error {
+	if v.BodyB64u != "" {
+		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern18); err != nil {
+			return err
+		}
+	}
+	if v.Text != "" {
+		if err := checkString("text", v.Text, 0, 61440, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkString("to", v.To, 0, -1, pattern9); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *SendRequest) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.BodyB64u != "" {
+		dst = append(dst, "\"body_b64u\":"...)
+		dst = jcs.AppendString(dst, v.BodyB64u)
+	}
+	if v.Text != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"text\":"...)
+		dst = jcs.AppendString(dst, v.Text)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"to\":"...)
+	dst = jcs.AppendString(dst, v.To)
+	return append(dst, '}')
+}
+
+// ParseSendRequest reads a SendRequest from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseSendRequest(data []byte) (*SendRequest, error) {
+	v := new(SendRequest)
+	if err := parse("send-request", data, 131072, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeSendRequest reads a SendRequest from its canonical bytes and refuses any other.
+func DecodeSendRequest(data []byte) (*SendRequest, error) {
+	v := new(SendRequest)
+	if err := decode("send-request", data, 131072, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // Service is one service of a DID document; digest, where given, pins what the endpoint serves.
 type Service struct {
 	Digest          string   `json:"digest,omitzero"`
@@ -1620,7 +1967,7 @@ func (v *Service) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("type", v.Type, 0, -1, pattern16); err != nil {
+	if err := checkString("type", v.Type, 0, -1, pattern19); err != nil {
 		return err
 	}
 	return nil
@@ -1778,7 +2125,7 @@ func (v *VerificationMethod) Validate() error {
 	if err := checkString("id", v.ID, 0, 160, pattern8); err != nil {
 		return err
 	}
-	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern17); err != nil {
+	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern20); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "Multikey"); err != nil {

@@ -94,6 +94,9 @@ func signEvent(e contracts.KeyEvent, keys ...ControlKey) contracts.SignedKeyEven
 	return s
 }
 
+// Commits reports whether the log's last event committed to k as a next key.
+func (ks *KeyState) Commits(k ControlPublic) bool { return slices.Contains(ks.Next, keyDigest(k)) }
+
 // VerifyKeyLog checks a whole key log from its inception and gives what it says.
 // did, if not empty, is the DID that it must be the log of.
 func VerifyKeyLog(did DID, events []contracts.SignedKeyEvent) (*KeyState, error) {

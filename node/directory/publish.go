@@ -20,6 +20,7 @@ import (
 // after they got it) and before it expires.
 const (
 	republishEvery = 20 * time.Hour
+	checkGrowth    = 3 * time.Second
 	firstRetry     = time.Second
 	lastRetry      = 10 * time.Minute
 	putTimeout     = 10 * time.Second
@@ -31,6 +32,7 @@ type PublishStatus struct {
 	At      time.Time // zero: never
 	Acks    int       // peers that acknowledged it
 	Asked   int       // peers that were asked
+	Table   int       // size of the routing table then
 	Err     error     // nil if enough acknowledged
 }
 
@@ -41,7 +43,7 @@ func (d *Directory) Published() PublishStatus { return *d.status.Load() }
 // it back from one of them. It fails with PublishFailed if fewer than half of them
 // (at least one) hold it afterwards.
 func (d *Directory) Publish(ctx context.Context, s *identity.State) (PublishStatus, error) {
-	st := PublishStatus{Version: s.Version(), At: d.now()}
+	st := PublishStatus{Version: s.Version(), At: d.now(), Table: d.h.DHT.RoutingTable().Size()}
 	st.Err = d.publish(ctx, s, &st)
 	d.status.Store(&st)
 	return st, st.Err
@@ -104,8 +106,9 @@ func (d *Directory) readBack(ctx context.Context, m *dhtpb.ProtocolMessenger, ke
 // sooner after a failure, until ctx ends.
 func (d *Directory) Run(ctx context.Context) error {
 	retry := firstRetry
-	timer := time.NewTimer(0)
+	timer, growth := time.NewTimer(0), time.NewTicker(checkGrowth)
 	defer timer.Stop()
+	defer growth.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -113,6 +116,12 @@ func (d *Directory) Run(ctx context.Context) error {
 		case <-d.changed:
 			retry = firstRetry
 		case <-timer.C:
+		case <-growth.C:
+			// A node that has just joined knows few peers, and put its record there; the
+			// peers that are closest to it come to be known later.
+			if st := d.status.Load(); st.At.IsZero() || st.Err != nil || d.h.DHT.RoutingTable().Size() < 2*st.Table {
+				continue
+			}
 		}
 		wait := republishEvery
 		if s := d.self.Load(); s != nil {

@@ -74,8 +74,26 @@ func (d *Directory) Resolve(ctx context.Context, did identity.DID, o Options) (*
 		d.cache.Add(did, known)
 		return known.checked()
 	}
-	return d.ask(ctx, did, known, o)
+	r, err := d.ask(ctx, did, known, o)
+	// A record that was just published may not have met the peers that we asked.
+	for pause := firstPause; contracts.CodeOf(err) == contracts.NotFound && pause <= lastPause; pause *= 2 {
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, err
+		}
+		r, err = d.ask(ctx, did, known, o)
+	}
+	return r, err
 }
+
+// Pauses before a DID that was not found is asked for again.
+const (
+	firstPause = 150 * time.Millisecond
+	lastPause  = 600 * time.Millisecond
+)
 
 // usable reports whether an answer may be given again without asking.
 func (d *Directory) usable(r *Resolved, o Options) bool {

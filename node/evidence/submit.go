@@ -214,7 +214,7 @@ func (s *Service) checkCosignature(ctx context.Context, to identity.DID, head *a
 func (s *Service) confirm(ctx context.Context) (size uint64, root anchor.Hash, err error) {
 	ctx, cancel := context.WithTimeout(ctx, p2p.ReadTimeout)
 	defer cancel()
-	err = contracts.Errorf(contracts.Unavailable, "no anchor answers")
+	root, err = anchor.EmptyRoot, contracts.Errorf(contracts.Unavailable, "no anchor answers")
 	for _, a := range s.cfg.Anchors {
 		b, e := s.ask(ctx, a, append([]byte{askHead}, s.al.Origin()...))
 		if e != nil || len(b) != 40 {

@@ -3,6 +3,7 @@ package session
 import (
 	"bufio"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"time"
@@ -52,9 +53,9 @@ func (m *Manager) card() handshake.Card {
 	}
 }
 
-func (m *Manager) sign(context string) func([]byte) ([]byte, error) {
-	k := m.ownKeys().Invocation
-	return func(msg []byte) ([]byte, error) { return k.Sign(context, msg), nil }
+// sign signs bytes that begin with their context already (package handshake).
+func (m *Manager) sign(message []byte) ([]byte, error) {
+	return ed25519.Sign(m.ownKeys().Invocation.Ed25519(), message), nil
 }
 
 // checkCard compares a card with the resolved document of its DID; one that does not
@@ -129,7 +130,7 @@ func (c *conversation) begin(ctx context.Context, did identity.DID, id peer.ID, 
 		c.synced = true
 	}
 	p := handshake.Initiator{
-		Card: m.card(), Agreement: m.ownKeys().Agreement.ECDH(), Sign: m.sign(contracts.ContextHandshake), Peer: string(did), CheckCard: check,
+		Card: m.card(), Agreement: m.ownKeys().Agreement.ECDH(), Sign: m.sign, Peer: string(did), CheckCard: check,
 		Conversation: c.id, LocalPeer: string(m.h.ID()), RemotePeer: string(id), FirstSeq: c.row.next, Now: now, Rand: rand.Reader,
 	}
 	event := "session_open"
@@ -315,7 +316,7 @@ func (m *Manager) issue(id peer.ID) ([]byte, error) {
 			return nil, err
 		}
 	}
-	bundle, _, err := m.prekeys.Issue(handshake.Issuing{Card: m.card(), Sign: m.sign(contracts.ContextPrekeyBundle), Now: now, Life: bundleLife, OneTime: true})
+	bundle, _, err := m.prekeys.Issue(handshake.Issuing{Card: m.card(), Sign: m.sign, Now: now, Life: bundleLife, OneTime: true})
 	if err != nil {
 		return nil, err
 	}

@@ -4,8 +4,8 @@ package store
 
 import "syscall"
 
-// freeBytes gives the space in dir's file system that an ordinary user may fill.
-func freeBytes(dir string) (uint64, error) {
+// FreeBytes gives the space in dir's file system that an ordinary user may fill.
+func FreeBytes(dir string) (uint64, error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return 0, err

@@ -55,6 +55,9 @@ type Store struct {
 	closing sync.Once
 	fatal   atomic.Pointer[error]
 	failed  chan struct{}
+
+	reading sync.RWMutex // held by each View; Close waits for them
+	closed  bool         // guarded by reading
 }
 
 var (
@@ -69,7 +72,7 @@ var (
 // newer program wrote it, StorageFull if there is no space to work in.
 func Open(dir string, o Options) (*Store, error) {
 	if o.FreeBytes == nil {
-		o.FreeBytes = freeBytes
+		o.FreeBytes = FreeBytes
 	}
 	if !o.InMemory {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -193,6 +196,9 @@ func (s *Store) Close() error {
 			err = s.Update(context.Background(), func(tx *Tx) error { tx.Put(metaClean, []byte{1}); return nil })
 		}
 		s.stop()
+		s.reading.Lock()
+		s.closed = true
+		s.reading.Unlock()
 		err = errors.Join(err, s.db.Close())
 	})
 	return err
@@ -226,6 +232,11 @@ func (s *Store) open(key, sealed []byte) ([]byte, error) {
 
 // View gives f a snapshot to read from.
 func (s *Store) View(f func(r *Reader) error) error {
+	s.reading.RLock()
+	defer s.reading.RUnlock()
+	if s.closed {
+		return contracts.Errorf(contracts.Unavailable, "the store is closed")
+	}
 	if err := s.Fatal(); err != nil {
 		return err
 	}

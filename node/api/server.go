@@ -1,0 +1,235 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/identity/keystore"
+)
+
+// Config says where the API listens.
+type Config struct {
+	Socket      string // path of the unix socket
+	Address     string // loopback address, port 0 for any; empty: none
+	TokenFile   string // where the bearer token is written, readable by the owner only
+	AddressFile string // where the address in use is written
+}
+
+// Server is the listening API.
+type Server struct {
+	node      Node
+	log       *slog.Logger
+	token     string
+	cfg       Config
+	listeners []net.Listener
+	http      *http.Server
+}
+
+// maxBody bounds a request's body.
+const maxBody = 128 << 10
+
+// New listens; Run serves.
+func New(cfg Config, node Node, log *slog.Logger) (*Server, error) {
+	s := &Server{node: node, log: log, cfg: cfg}
+	if err := s.listen(); err != nil {
+		_ = s.Close()
+		return nil, err
+	}
+	s.http = &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	return s, nil
+}
+
+func (s *Server) listen() error {
+	if len(s.cfg.Socket) > 100 {
+		// The kernel's limit is 108 bytes; a deep home still has the loopback address.
+		s.log.Warn("the home's path is too long for a unix socket; only the loopback address serves", "path", s.cfg.Socket)
+	} else {
+		_ = os.Remove(s.cfg.Socket) // of a node that was killed; a running one holds the store's lock
+		l, err := net.Listen("unix", s.cfg.Socket)
+		if err != nil {
+			return contracts.Errorf(contracts.Unavailable, "API socket: %w", err)
+		}
+		s.listeners = append(s.listeners, l)
+		if err := os.Chmod(s.cfg.Socket, 0o600); err != nil {
+			return contracts.Errorf(contracts.Unavailable, "API socket: %w", err)
+		}
+	}
+	if s.cfg.Address == "" {
+		return nil
+	}
+	ap, err := netip.ParseAddrPort(s.cfg.Address)
+	if err != nil || !ap.Addr().IsLoopback() {
+		return contracts.Errorf(contracts.ConfigInvalid, "the API listens on a loopback address and port, not on %q", s.cfg.Address)
+	}
+	l, err := net.Listen("tcp", s.cfg.Address)
+	if err != nil {
+		return contracts.Errorf(contracts.Unavailable, "API address %s: %w; is the port taken?", s.cfg.Address, err)
+	}
+	s.listeners = append(s.listeners, l)
+	raw := make([]byte, 32)
+	_, _ = rand.Read(raw) // never fails
+	s.token = base64.RawURLEncoding.EncodeToString(raw)
+	return errors.Join(keystore.WriteFile(s.cfg.TokenFile, []byte(s.token+"\n")), keystore.WriteFile(s.cfg.AddressFile, []byte("http://"+l.Addr().String()+"\n")))
+}
+
+// Run serves until ctx ends, then lets requests finish.
+func (s *Server) Run(ctx context.Context) error {
+	var g errgroup.Group
+	base, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s.http.BaseContext = func(net.Listener) context.Context { return base }
+	for _, l := range s.listeners {
+		g.Go(func() error {
+			if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	<-ctx.Done()
+	cancel() // long polls end now
+	end, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	_ = s.http.Shutdown(end)
+	return g.Wait()
+}
+
+// Close stops listening.
+func (s *Server) Close() error {
+	for _, l := range s.listeners {
+		_ = l.Close() // Run may have closed it
+	}
+	return nil
+}
+
+// Handler gives the API with its checks of who asks.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	for pattern, h := range s.Routes() {
+		mux.HandleFunc(pattern, h)
+	}
+	return s.guard(mux)
+}
+
+// guard admits the socket, and on the loopback address those with the token; it
+// refuses what a browser sends for a page of somebody else.
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		host, _, err := net.SplitHostPort(r.Host)
+		if addr, e := netip.ParseAddr(host); err != nil || (host != "localhost" && (e != nil || !addr.IsLoopback())) || r.Header.Get("Origin") != "" {
+			fail(w, contracts.Errorf(contracts.Forbidden, "requests name the loopback address as their host and come from no web page"))
+			return
+		}
+		if strings.HasPrefix(r.URL.Path, "/health/") {
+			next.ServeHTTP(w, r)
+			return
+		}
+		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !ok || subtle.ConstantTimeCompare([]byte(token), []byte(s.token)) != 1 {
+			fail(w, contracts.Errorf(contracts.Unauthorized, "send the token of %s as a bearer token", s.cfg.TokenFile))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// statusOf maps codes to HTTP.
+func statusOf(c contracts.Code) int {
+	switch c {
+	case contracts.Malformed, contracts.InvalidDID, contracts.ConfigInvalid, contracts.KeyInvalid, contracts.FrameSize:
+		return http.StatusBadRequest
+	case contracts.Unauthorized:
+		return http.StatusUnauthorized
+	case contracts.Forbidden:
+		return http.StatusForbidden
+	case contracts.NotFound, contracts.SessionNotFound:
+		return http.StatusNotFound
+	case contracts.Conflict, contracts.SessionState, contracts.Duplicity, contracts.Rollback, contracts.KeyLogInvalid:
+		return http.StatusConflict
+	case contracts.Deactivated:
+		return http.StatusGone
+	case contracts.TooLarge:
+		return http.StatusRequestEntityTooLarge
+	case contracts.RateLimited, contracts.OutboxFull:
+		return http.StatusTooManyRequests
+	case contracts.MethodUnsupported, contracts.UnsupportedVersion:
+		return http.StatusNotImplemented
+	case contracts.Unavailable, contracts.StorageFull, contracts.AuditQuarantined, contracts.Busy, contracts.PublishFailed, contracts.PeerNotBound:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
+
+func fail(w http.ResponseWriter, err error) {
+	c := contracts.CodeOf(err)
+	var big *http.MaxBytesError
+	if errors.As(err, &big) {
+		c = contracts.TooLarge
+	}
+	write(w, statusOf(c), Failure{Code: string(c), Message: err.Error(), Retryable: c.Retryable()})
+}
+
+func write(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+}
+
+// reply writes v, or err.
+func reply(w http.ResponseWriter, v any, err error) {
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	write(w, http.StatusOK, v)
+}
+
+func body(r *http.Request) ([]byte, error) {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, contracts.Errorf(contracts.Malformed, "reading the request: %w", err)
+	}
+	return b, nil
+}
+
+// number reads a query parameter, def where it is absent.
+func number(r *http.Request, name string, def, limit uint64) (uint64, error) {
+	t := r.URL.Query().Get(name)
+	if t == "" {
+		return def, nil
+	}
+	n, err := strconv.ParseUint(t, 10, 64)
+	if err != nil || n > limit {
+		return 0, contracts.Errorf(contracts.Malformed, "%s=%.40q: want a number from 0 to %d", name, t, limit)
+	}
+	return n, nil
+}
+
+// encode writes v under the content type that is set already.
+func encode(w http.ResponseWriter, status int, v any) {
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+}

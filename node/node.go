@@ -1,0 +1,357 @@
+package node
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	record "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	drouting "github.com/libp2p/go-libp2p/p2p/discovery/routing"
+	"github.com/multiformats/go-multiaddr"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/talosprotocol/talos/anchor/auditlog"
+	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/gossip"
+	"github.com/talosprotocol/talos/identity"
+	"github.com/talosprotocol/talos/node/api"
+	"github.com/talosprotocol/talos/node/directory"
+	"github.com/talosprotocol/talos/node/evidence"
+	"github.com/talosprotocol/talos/node/p2p"
+	"github.com/talosprotocol/talos/node/session"
+	"github.com/talosprotocol/talos/node/store"
+)
+
+// Version of the program, set by the release build.
+var Version = "0.1.0-dev"
+
+// Node is a node with all its parts, running or about to. It is safe for
+// concurrent use.
+type Node struct {
+	home    *Home
+	log     *slog.Logger
+	started time.Time
+	store   *store.Store
+	host    *p2p.Host
+	peering *p2p.Peering
+	dir     *directory.Directory
+	gossip  *gossip.Gossip
+	proofs  *evidence.Service
+	talks   *session.Manager // nil unless the node is an agent
+	api     *api.Server
+	mu      sync.Mutex // guards home after New
+}
+
+// Option changes how New builds a node.
+type Option func(*options)
+
+type options struct {
+	host    func(*p2p.Config)
+	memory  bool
+	withAPI bool
+}
+
+// WithHost changes the host's configuration, for simulated networks.
+func WithHost(f func(*p2p.Config)) Option { return func(o *options) { o.host = f } }
+
+// InMemory keeps the store in memory, for simulated networks.
+func InMemory() Option { return func(o *options) { o.memory = true } }
+
+// WithoutAPI leaves the loopback API out, for programs that embed the node.
+func WithoutAPI() Option { return func(o *options) { o.withAPI = false } }
+
+// New builds the node of a home, from the lowest floor to the highest. Nothing is
+// done for anybody before Run. A log in quarantine does not stop it: the node then
+// runs without accepting what must be recorded, and says so.
+func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *Node, err error) {
+	o := options{withAPI: true}
+	for _, f := range opts {
+		f(&o)
+	}
+	if home.State.Deactivated() {
+		return nil, contracts.Errorf(contracts.Deactivated, "%s was deactivated; make a new home", home.DID())
+	}
+	keys, err := home.keyset() // who am I
+	if err != nil {
+		return nil, err
+	}
+	n = &Node{home: home, log: log, started: time.Now()}
+	defer func() {
+		if err != nil {
+			_ = n.close()
+			n = nil
+		}
+	}()
+	if n.store, err = store.Open(home.path("store"), store.Options{Key: home.keys.Get(keyStore), InMemory: o.memory}); err != nil { // what I remember
+		return n, err
+	}
+	validator := directory.NewValidator(time.Now)
+	cfg, err := n.hostConfig(keys, o)
+	if err != nil {
+		return n, err
+	}
+	if n.host, err = p2p.New(cfg, n.store.Datastore(), record.NamespacedValidator{directory.Namespace: validator}); err != nil { // where I am
+		return n, err
+	}
+	n.peering = p2p.NewPeering(n.host, log)
+	n.peering.Keep(cfg.Bootstrap...)
+	n.peering.Keep(n.savedPeers()...)
+	n.dir = directory.New(n.host, n.store.Directory(), validator, log) // whom I know
+	if err = home.Resign(directory.Addrs(n.host), time.Now()); err != nil {
+		return n, err
+	}
+	n.dir.SetSelf(home.State)
+	if n.gossip, err = gossip.New(n.host.Host, gossip.Config{
+		Network: cfg.Network, PeerExchange: cfg.Relay, Discovery: drouting.NewRoutingDiscovery(n.host.DHT),
+	}, log); err != nil {
+		return n, err
+	}
+	if err = n.openEvidence(ctx, keys); err != nil { // what I can prove
+		return n, err
+	}
+	if home.Has("agent") { // with whom I talk
+		if n.talks, err = session.New(n.host, n.dir, n.store.Session(), session.Keys{Agreement: keys.agreement, Invocation: keys.invocation}, recorder{n}, log, time.Now); err != nil {
+			return n, err
+		}
+	}
+	if o.withAPI {
+		n.api, err = api.New(api.Config{
+			Socket: home.path(fileSocket), Address: home.Config.API, TokenFile: home.path(fileToken), AddressFile: home.path(fileAddress),
+		}, &local{n}, log)
+	}
+	return n, err
+}
+
+func (n *Node) hostConfig(k keyset, o options) (p2p.Config, error) {
+	c := n.home.Config
+	bootstrap, err := parsePeers(c.Bootstrap)
+	if err != nil {
+		return p2p.Config{}, err
+	}
+	cfg := p2p.Config{
+		Network: c.Network, Kind: p2p.Kind(c.Kind), Key: k.peer.Ed25519(), Listen: c.Listen, Announce: c.Announce, Bootstrap: bootstrap,
+		Server: n.home.Has("bootstrap") || n.home.Has("anchor"), Relay: n.home.Has("bootstrap"), UserAgent: "talos/" + Version,
+		LowConns: int(orZero(c.ConnectionsLow)), HighConns: int(orZero(c.ConnectionsHigh)), PerIP: int(orZero(c.ConnectionsPerIp)), MemoryMiB: orZero(c.MemoryMib),
+	}
+	if n.home.Has("bootstrap") && cfg.LowConns == 0 {
+		cfg.LowConns, cfg.HighConns = 600, 900
+	}
+	if o.host != nil {
+		o.host(&cfg)
+	}
+	return cfg, nil
+}
+
+func orZero(p *int64) int64 {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
+
+// parsePeers reads multiaddrs with /p2p/ and joins those of one peer.
+func parsePeers(texts []string) ([]peer.AddrInfo, error) {
+	addrs := make([]multiaddr.Multiaddr, 0, len(texts))
+	for _, t := range texts {
+		a, err := multiaddr.NewMultiaddr(t)
+		if err != nil {
+			return nil, contracts.Errorf(contracts.ConfigInvalid, "bootstrap %.160q: %w", t, err)
+		}
+		addrs = append(addrs, a)
+	}
+	infos, err := peer.AddrInfosFromP2pAddrs(addrs...)
+	if err != nil {
+		return nil, contracts.Errorf(contracts.ConfigInvalid, "bootstrap: %w; an address ends in /p2p/ and the peer's id", err)
+	}
+	return infos, nil
+}
+
+func (n *Node) openEvidence(ctx context.Context, k keyset) error {
+	c := n.home.Config
+	cfg := evidence.Config{
+		DID: n.home.DID(), Incarnation: uint16(n.home.State.Doc.Incarnation), LogKey: k.log, WitnessKey: k.witness,
+		Rows: n.store.Table(), Witness: n.store.Witness(), HeadFile: n.home.path(fmt.Sprintf("audit-head-%d.json", n.home.State.Doc.Incarnation)),
+		Free: func() (uint64, error) { return store.FreeBytes(n.home.Dir) }, Interval: time.Duration(orZero(c.CheckpointSeconds)) * time.Second,
+	}
+	cfg.Backend = n.store.Audit(cfg.Incarnation)
+	for _, a := range c.Anchors {
+		if did := identity.DID(a); did != n.home.DID() {
+			cfg.Anchors = append(cfg.Anchors, did)
+		}
+	}
+	if cfg.Incarnation > 1 {
+		cfg.Succession = &auditlog.Succession{Reason: "compromised"}
+	}
+	var err error
+	n.proofs, err = evidence.New(ctx, cfg, n.host, n.dir, n.gossip, n.log)
+	var q *auditlog.Quarantine
+	if errors.As(err, &q) {
+		n.log.Error("the audit log is in quarantine: nothing that must be recorded is accepted", "err", q)
+		return nil
+	}
+	return err
+}
+
+// Run runs the node until ctx ends or a part fails for good, and closes it.
+func (n *Node) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.peering.Run(ctx) })
+	g.Go(func() error { return n.dir.Run(ctx) })
+	g.Go(func() error { return n.keepState(ctx) })
+	g.Go(func() error { return n.keepPeers(ctx) })
+	if n.proofs.Log().Err() == nil {
+		g.Go(func() error { return n.proofs.Run(ctx) })
+	}
+	if n.api != nil {
+		g.Go(func() error { return n.api.Run(ctx) })
+	}
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.store.Failed():
+			return n.store.Fatal()
+		}
+	})
+	if n.proofs.Log().Err() == nil {
+		if _, err := n.proofs.Append(ctx, n.proofs.NewEvent("node_start")); err != nil {
+			n.log.Error("the start was not recorded", "err", err)
+		}
+	}
+	err := g.Wait()
+	return errors.Join(err, n.close())
+}
+
+// close closes what New opened, from the highest floor to the lowest.
+func (n *Node) close() error {
+	var errs []error
+	if n.api != nil {
+		errs = append(errs, n.api.Close())
+	}
+	if n.talks != nil {
+		errs = append(errs, n.talks.Close())
+	}
+	if n.gossip != nil {
+		errs = append(errs, n.gossip.Close())
+	}
+	if n.host != nil {
+		errs = append(errs, n.host.Close())
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// keepState signs a new state when the addresses change, and before it ages.
+func (n *Node) keepState(ctx context.Context) error {
+	sub, err := n.host.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated))
+	if err != nil {
+		return err
+	}
+	defer sub.Close() //nolint:errcheck // ends with the host
+	tick := time.NewTicker(10 * time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-sub.Out():
+		case <-tick.C:
+		}
+		n.mu.Lock()
+		addrs, st := directory.Addrs(n.host), n.home.State
+		old := time.Now().After(st.IssuedAt.Add(stateValid / 2))
+		if !st.Deactivated() && (old || strings.Join(addrs, " ") != strings.Join(st.Doc.Addrs, " ")) {
+			if err := n.home.Resign(addrs, time.Now()); err != nil {
+				n.log.Error("signing the state", "err", err)
+			} else {
+				n.dir.SetSelf(n.home.State)
+			}
+		}
+		n.mu.Unlock()
+	}
+}
+
+var rowPeers = []byte("p/peers")
+
+// savedPeers gives the peers that the last run was connected with: when all
+// bootstraps are gone, they still lead back into the network.
+func (n *Node) savedPeers() []peer.AddrInfo {
+	b, err := n.store.Table().Get(rowPeers)
+	if err != nil || len(b) == 0 {
+		return nil
+	}
+	infos, err := parsePeers(strings.Fields(string(b)))
+	if err != nil {
+		return nil
+	}
+	return infos
+}
+
+// keepPeers brings the anchors into the peering and remembers good peers.
+func (n *Node) keepPeers(ctx context.Context) error {
+	tick := time.NewTicker(30 * time.Second)
+	defer tick.Stop()
+	for {
+		for _, a := range n.home.Config.Anchors {
+			if r, err := n.dir.Resolve(ctx, identity.DID(a), directory.Options{}); err == nil && r.State.Doc != nil && r.State.DID != n.home.DID() {
+				if info, err := directory.AddrInfo(r.State.Doc, n.host.Kind); err == nil {
+					n.peering.Keep(info)
+				}
+			}
+		}
+		var good []string
+		for _, id := range n.host.Host.Network().Peers() {
+			for _, c := range n.host.Host.Network().ConnsToPeer(id) {
+				if len(good) < 64 && c.Stat().Direction == network.DirOutbound { // outbound: an address that can be dialled
+					good = append(good, c.RemoteMultiaddr().String()+"/p2p/"+id.String())
+				}
+			}
+		}
+		if len(good) > 0 {
+			if err := n.store.Table().Put(ctx, rowPeers, []byte(strings.Join(good, " "))); err != nil && ctx.Err() == nil {
+				n.log.Debug("remembering peers", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// recorder writes the events of sessions into the audit log.
+type recorder struct{ n *Node }
+
+func (r recorder) Record(ctx context.Context, e session.Event) error {
+	ev := r.n.proofs.NewEvent(e.Type)
+	ev.Peer = e.Peer
+	ev.Outcome = "ok"
+	if e.Session != ([16]byte{}) {
+		ev.Session = uuidText(e.Session)
+	}
+	if e.CiphertextHash != ([32]byte{}) {
+		seq := int64(e.Seq)
+		ev.SenderSeq = &seq
+		ev.CiphertextHash = base64.RawURLEncoding.EncodeToString(e.CiphertextHash[:])
+	}
+	if e.Code != "" {
+		ev.Code, ev.Outcome = string(e.Code), "error"
+	}
+	_, err := r.n.proofs.Append(ctx, ev)
+	return err
+}
+
+func uuidText(id [16]byte) string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+}

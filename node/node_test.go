@@ -1,0 +1,245 @@
+package node_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/talosprotocol/talos/anchor"
+	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/identity"
+	"github.com/talosprotocol/talos/node"
+)
+
+// running is a node with its home, which a test may stop and start.
+type running struct {
+	*node.Node
+	home *node.Home
+	stop func() error
+}
+
+func logger(t testing.TB) *slog.Logger {
+	if os.Getenv("TALOS_TEST_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func initHome(t testing.TB, o node.InitOptions) *node.Home {
+	t.Helper()
+	o.Network, o.Kind, o.Listen = "test", "local", []string{"/ip4/127.0.0.1/tcp/0"}
+	dir, err := os.MkdirTemp("", "talos") // short, for the socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	h, err := node.Init(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func start(t testing.TB, h *node.Home) *running {
+	t.Helper()
+	h, err := node.OpenHome(h.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := node.New(t.Context(), h, logger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	stopped := false
+	r := &running{Node: n, home: h, stop: func() error {
+		if stopped {
+			return nil
+		}
+		stopped = true
+		cancel()
+		return <-done
+	}}
+	t.Cleanup(func() {
+		if err := r.stop(); err != nil {
+			t.Errorf("stopping: %v", err)
+		}
+	})
+	return r
+}
+
+func addrs(r *running) []string { return r.Status().Addresses }
+
+func wait(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("no %s within 30 s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// mesh starts a bootstrap, anchors and agents.
+func mesh(t testing.TB, anchors, agents int) (boot *running, as, ags []*running) {
+	t.Helper()
+	boot = start(t, initHome(t, node.InitOptions{Roles: []string{"bootstrap"}}))
+	var dids []string
+	for range anchors {
+		a := start(t, initHome(t, node.InitOptions{Roles: []string{"anchor"}, Bootstrap: addrs(boot)}))
+		as, dids = append(as, a), append(dids, string(a.DID()))
+	}
+	for range agents {
+		ags = append(ags, start(t, initHome(t, node.InitOptions{Bootstrap: addrs(boot), Anchors: dids, Interval: 1})))
+	}
+	for _, r := range append(append([]*running{}, as...), ags...) {
+		wait(t, "readiness", func() bool { return r.Status().Ready })
+	}
+	return boot, as, ags
+}
+
+func receive(t testing.TB, r *running, after uint64, n int) []string {
+	t.Helper()
+	var out []string
+	wait(t, fmt.Sprintf("%d messages", n), func() bool {
+		msgs, err := r.Inbox(t.Context(), after, 1000, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = out[:0]
+		for _, m := range msgs {
+			out = append(out, string(m.Body))
+		}
+		return len(out) >= n
+	})
+	return out
+}
+
+// The whole slice: two agents find each other by DID, talk both ways, and a stranger
+// verifies an event offline.
+func TestConversationAndProof(t *testing.T) {
+	_, as, ags := mesh(t, 2, 2)
+	a, b := ags[0], ags[1]
+	for i := range 5 {
+		if _, err := a.Send(t.Context(), b.DID(), fmt.Appendf(nil, "to b %d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := receive(t, b, 0, 5); strings.Join(got, ",") != "to b 0,to b 1,to b 2,to b 3,to b 4" {
+		t.Errorf("b got %v", got)
+	}
+	for i := range 3 {
+		if _, err := b.Send(t.Context(), a.DID(), fmt.Appendf(nil, "to a %d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := receive(t, a, 0, 3); strings.Join(got, ",") != "to a 0,to a 1,to a 2" {
+		t.Errorf("a got %v", got)
+	}
+	wait(t, "two cosignatures over all", func() bool {
+		s := a.Status()
+		return s.Cosigners == 2 && s.Witnessed >= 5
+	})
+	bundle, err := a.Prove(t.Context(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, err := anchor.ReadBundle(bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := identity.NewStateKeys(parts.States)
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := anchor.Policy{Quorum: 2, Witnesses: []anchor.PolicyWitness{
+		{Name: string(as[0].DID()), Organisation: "one"}, {Name: string(as[1].DID()), Organisation: "two"},
+	}}
+	v := anchor.Verify(bundle, keys, policy, time.Now())
+	if v.Level != anchor.Witnessed || !v.QuorumMet() {
+		t.Errorf("verdict %s, %v", v, v.Problems)
+	}
+}
+
+// A restart of either side loses nothing, and the session goes on.
+func TestRestart(t *testing.T) {
+	_, _, ags := mesh(t, 1, 2)
+	a, b := ags[0], ags[1]
+	if _, err := a.Send(t.Context(), b.DID(), []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, b, 0, 1)
+	if err := b.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Send(t.Context(), b.DID(), []byte("two")); err != nil { // waits in the outbox
+		t.Fatal(err)
+	}
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	b = start(t, b.home)
+	a = start(t, a.home)
+	if got := receive(t, b, 0, 2); strings.Join(got, ",") != "one,two" {
+		t.Errorf("b got %v", got)
+	}
+	if _, err := a.Send(t.Context(), b.DID(), []byte("three")); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, b, 0, 3)
+	if list, err := a.Sessions().Sessions(); err != nil || len(list) != 1 {
+		t.Errorf("sessions of a: %+v, %v", list, err)
+	}
+}
+
+func TestRotateSessionAndKeys(t *testing.T) {
+	_, _, ags := mesh(t, 1, 2)
+	a, b := ags[0], ags[1]
+	send := func(from, to *running, text string) {
+		t.Helper()
+		if _, err := from.Send(t.Context(), to.DID(), []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(a, b, "one")
+	receive(t, b, 0, 1)
+	time.Sleep(2100 * time.Millisecond) // prekey bundles are limited to one in two seconds
+	if err := a.Sessions().Rotate(t.Context(), b.DID()); err != nil {
+		t.Fatal(err)
+	}
+	send(a, b, "two")
+	send(b, a, "three")
+	receive(t, b, 0, 2)
+	receive(t, a, 0, 1)
+}
+
+func TestBadHomes(t *testing.T) {
+	h := initHome(t, node.InitOptions{})
+	if _, err := node.Init(h.Dir, node.InitOptions{}); contracts.CodeOf(err) != contracts.Conflict {
+		t.Errorf("a second init: %v", err)
+	}
+	if _, err := node.OpenHome(t.TempDir()); contracts.CodeOf(err) != contracts.NotFound {
+		t.Errorf("an empty folder: %v", err)
+	}
+	if err := os.WriteFile(h.Dir+"/config.json", []byte(`{"v":"talos-config/1","network":"x","kind":"local","roles":["agent"],"lisen":[]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := node.OpenHome(h.Dir); contracts.CodeOf(err) != contracts.ConfigInvalid || !strings.Contains(err.Error(), "lisen") {
+		t.Errorf("a misspelt key: %v", err)
+	}
+	first := start(t, initHome(t, node.InitOptions{}))
+	again, err := node.OpenHome(first.home.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := node.New(t.Context(), again, logger(t)); contracts.CodeOf(err) != contracts.Busy {
+		t.Errorf("a second node in one home: %v", err)
+	}
+}
