@@ -17,93 +17,89 @@ import (
 
 var body1K = make([]byte, 1024)
 
-// measure gives the time of one call of f in nanoseconds: the best of five runs
-// of n calls. testing.Benchmark cannot run inside a benchmark.
-func measure(n int, f func(i int)) float64 {
-	best := time.Duration(1 << 62)
-	for range 5 {
+// ratio runs op and the primitives in turn. floor and op are measured with the
+// same clock reads.
+func ratio(b *testing.B, op func(i int), primitives func()) {
+	var spent, floor time.Duration
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := range b.N {
 		start := time.Now()
-		for i := range n {
-			f(i)
-		}
-		best = min(best, time.Since(start))
+		op(i)
+		mid := time.Now()
+		primitives()
+		spent += mid.Sub(start)
+		floor += time.Since(mid)
 	}
-	return float64(best.Nanoseconds()) / float64(n)
+	b.StopTimer()
+	b.ReportMetric(float64(spent)/float64(floor), "ratio")
+	b.ReportMetric(float64(spent.Nanoseconds())/float64(b.N), "own-ns/op")
+	b.ReportMetric(float64(floor.Nanoseconds())/float64(b.N), "floor-ns/op")
 }
 
-// symmetricFloor is what one message of n bytes must cost: two HMACs of the
-// chain and one of the commitment, a nonce when sealing, a short and a long AEAD.
-func symmetricFloor(n int, sealing bool) float64 {
+// symmetric gives what one message of n bytes must cost: two HMACs of the chain
+// and one of the commitment, a nonce when sealing, a short and a long AEAD.
+func symmetric(n int, sealing bool) func() {
 	k := fill(1)
 	var nonce [12]byte
 	hk, _ := chacha20poly1305.New(k[:])
 	head, aad := make([]byte, 58), make([]byte, 37)
 	body := make([]byte, n)
 	sealedHead := hk.Seal(nil, nonce[:], head, aad)
-	first, _ := chacha20poly1305.New(k[:])
-	sealedBody := first.Seal(nil, nonce[:], body, aad)
+	mk, _, _ := ratchet.KDFCK(k)
+	body0, _ := chacha20poly1305.New(mk[:])
+	sealedBody := body0.Seal(nil, nonce[:], body, aad)
 	buf := make([]byte, 0, 2*n)
-	return measure(50_000, func(int) {
-		key, next, _ := ratchet.KDFCK(k)
-		mk, _ := chacha20poly1305.New(key[:])
+	return func() {
+		mk, next, _ := ratchet.KDFCK(k)
+		a, _ := chacha20poly1305.New(mk[:])
 		if sealing {
 			k = next
 			_, _ = rand.Read(nonce[:])
 			buf = hk.Seal(buf[:0], nonce[:], head, aad)
-			buf = mk.Seal(buf[:0], nonce[:], body, aad)
-		} else {
-			nonce = [12]byte{}
-			buf, _ = hk.Open(buf[:0], nonce[:], sealedHead, aad)
-			buf, _ = first.Open(buf[:0], nonce[:], sealedBody, aad)
+			buf = a.Seal(buf[:0], nonce[:], body, aad)
+			return
 		}
-	})
+		buf, _ = hk.Open(buf[:0], nonce[:], sealedHead, aad)
+		buf, _ = a.Open(buf[:0], nonce[:], sealedBody, aad)
+	}
 }
 
-// dhFloor is a DH step on both sides: a new key, and X25519 twice, each with its
-// root KDF; the receiver parses the sender's key.
-func dhFloor() float64 {
+// dhStep is a DH step on both sides: a new key, and X25519 twice, each with its
+// root KDF.
+func dhStep() func() {
 	seed, rk := fill(7), fill(9)
 	peer, _ := ecdh.X25519().NewPrivateKey(seed[:])
-	return measure(1_000, func(i int) {
-		seed[1] = byte(i)
+	return func() {
+		seed[1]++
 		k, _ := ecdh.X25519().NewPrivateKey(seed[:])
 		x, _ := k.ECDH(peer.PublicKey())
 		rk, _, _ = ratchet.KDFRK(rk, [32]byte(x))
 		x, _ = peer.ECDH(k.PublicKey())
 		rk, _, _ = ratchet.KDFRK(rk, [32]byte(x))
-	})
+	}
 }
 
-func report(b *testing.B, floor float64) {
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/floor, "ratio")
-	b.ReportMetric(floor, "floor-ns/op")
-}
-
+// BenchmarkSeal1K: the allocations reported are of the message and of the
+// primitives, one each.
 func BenchmarkSeal1K(b *testing.B) {
-	floor := symmetricFloor(1024, true)
 	a, p := newPair(b, &stream{})
 	turn(b, a, p, rand.Reader)
 	seal(b, a, "step", rand.Reader)
 	enc := a.AppendState(nil)
 	buf := make([]byte, 0, 2048)
-	b.ReportAllocs()
-	b.ResetTimer()
-	for i := range b.N {
+	ratio(b, func(i int) {
 		if i&0x7fff == 0x7fff { // a chain ends after 2^16 messages
-			b.StopTimer()
 			a, _ = ratchet.DecodeState(enc)
-			b.StartTimer()
 		}
 		var err error
 		if buf, _, err = a.AppendSeal(buf[:0], ratchet.Outgoing{Body: body1K}, t0, rand.Reader); err != nil {
 			b.Fatal(err)
 		}
-	}
-	report(b, floor)
+	}, symmetric(1024, true))
 }
 
 func BenchmarkOpen1K(b *testing.B) {
-	floor := symmetricFloor(1024, false)
 	a, p := newPair(b, &stream{})
 	turn(b, a, p, rand.Reader)
 	open(b, p, seal(b, a, "step", rand.Reader), "step")
@@ -113,30 +109,23 @@ func BenchmarkOpen1K(b *testing.B) {
 		frames[i], _, _ = a.AppendSeal(nil, ratchet.Outgoing{Body: body1K}, t0, rand.Reader)
 	}
 	buf := make([]byte, 0, 2048)
-	b.ReportAllocs()
-	b.ResetTimer()
-	for i := range b.N {
-		if j := i % len(frames); j == 0 && i > 0 {
-			b.StopTimer()
+	ratio(b, func(i int) {
+		if i%len(frames) == 0 {
 			p, _ = ratchet.DecodeState(start)
-			b.StartTimer()
 		}
 		if _, err := p.Open(buf[:0], frames[i%len(frames)], t0); err != nil {
 			b.Fatal(err)
 		}
 		p.Commit()
-	}
-	report(b, floor)
+	}, symmetric(1024, false))
 }
 
 func BenchmarkPingPong1K(b *testing.B) {
-	floor := symmetricFloor(1024, true) + symmetricFloor(1024, false) + dhFloor()
 	x, y := newPair(b, &stream{})
 	turn(b, x, y, rand.Reader)
 	buf, plain := make([]byte, 0, 2048), make([]byte, 0, 2048)
-	b.ReportAllocs()
-	b.ResetTimer()
-	for range b.N {
+	sealing, opening, step := symmetric(1024, true), symmetric(1024, false), dhStep()
+	ratio(b, func(int) {
 		var err error
 		if buf, _, err = x.AppendSeal(buf[:0], ratchet.Outgoing{Body: body1K}, t0, rand.Reader); err != nil {
 			b.Fatal(err)
@@ -146,8 +135,25 @@ func BenchmarkPingPong1K(b *testing.B) {
 		}
 		y.Commit()
 		x, y = y, x
+	}, func() { sealing(); opening(); step() })
+}
+
+// The budget of allocations, apart from the primitives'.
+func TestAllocations(t *testing.T) {
+	r := &stream{}
+	a, p := newPair(t, r)
+	turn(t, a, p, r)
+	open(t, p, seal(t, a, "step", r), "step")
+	buf, plain := make([]byte, 0, 2048), make([]byte, 0, 2048)
+	if n := testing.AllocsPerRun(100, func() {
+		buf, _, _ = a.AppendSeal(buf[:0], ratchet.Outgoing{Body: body1K}, t0, rand.Reader)
+		if _, err := p.Open(plain[:0], buf, t0); err != nil {
+			t.Fatal(err)
+		}
+		p.Commit()
+	}); n > 4 {
+		t.Errorf("a message costs %v allocations, want 2 for each side at most", n)
 	}
-	report(b, floor)
 }
 
 func BenchmarkForged(b *testing.B) {
