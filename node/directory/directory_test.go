@@ -344,8 +344,10 @@ func TestRow41_ValidatorIsTheFirewall(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if ms[1].publish(t).Acks == 0 || ms[1].publish(t).Acks == 0 {
-		t.Error("publishing again is refused")
+	for range 2 {
+		if ms[1].publish(t).Acks == 0 {
+			t.Error("publishing again is refused")
+		}
 	}
 	for name, c := range map[string]struct {
 		key string
