@@ -3,6 +3,7 @@ package contracts
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Code is an error code that may cross the wire or an API. The list is
@@ -115,6 +116,19 @@ func CodeOf(err error) Code {
 		return e.Code
 	}
 	return Internal
+}
+
+// Message gives what err says without the code in front, for those who show the code
+// apart.
+func Message(err error) string {
+	text := err.Error()
+	for {
+		rest, ok := strings.CutPrefix(text, string(CodeOf(err))+": ")
+		if !ok {
+			return text
+		}
+		text = rest
+	}
 }
 
 // Retryable reports whether the same request may succeed later unchanged.

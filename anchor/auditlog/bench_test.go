@@ -22,7 +22,6 @@ type flat struct {
 	sync    time.Duration
 	entries []auditlog.Entry
 	buf     []byte
-	head    []byte
 }
 
 func (f *flat) State(context.Context) (auditlog.State, error) { return auditlog.State{}, nil }

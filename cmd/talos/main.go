@@ -56,7 +56,7 @@ func (a *app) fail(err error) {
 		return
 	}
 	if a.json {
-		_ = json.NewEncoder(a.err).Encode(api.Failure{Code: string(contracts.CodeOf(err)), Message: err.Error(), Retryable: contracts.CodeOf(err).Retryable()})
+		_ = json.NewEncoder(a.err).Encode(api.Failure{Code: string(contracts.CodeOf(err)), Message: contracts.Message(err), Retryable: contracts.CodeOf(err).Retryable()})
 		return
 	}
 	fmt.Fprintln(a.err, "talos:", err)

@@ -63,8 +63,7 @@ func (c *Client) raw(ctx context.Context, method, path string, in []byte) ([]byt
 func failureOf(status int, b []byte) error {
 	var f Failure
 	if json.Unmarshal(b, &f) == nil && f.Code != "" {
-		msg, _ := bytes.CutPrefix([]byte(f.Message), []byte(f.Code+": "))
-		return &contracts.Error{Code: contracts.Code(f.Code), Msg: string(msg)}
+		return &contracts.Error{Code: contracts.Code(f.Code), Msg: f.Message}
 	}
 	var r Resolution
 	if json.Unmarshal(b, &r) == nil {

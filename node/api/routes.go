@@ -67,19 +67,19 @@ func (s *Server) resolve(w http.ResponseWriter, r *http.Request) {
 	switch contracts.CodeOf(err) {
 	case "":
 	case contracts.InvalidDID, contracts.KeyInvalid, contracts.Malformed:
-		s.refuse(w, http.StatusBadRequest, "INVALID_DID", err.Error(), nil)
+		s.refuse(w, http.StatusBadRequest, "INVALID_DID", contracts.Message(err), nil)
 		return
 	case contracts.MethodUnsupported:
-		s.refuse(w, http.StatusNotImplemented, "METHOD_NOT_SUPPORTED", err.Error(), nil)
+		s.refuse(w, http.StatusNotImplemented, "METHOD_NOT_SUPPORTED", contracts.Message(err), nil)
 		return
 	case contracts.NotFound:
-		s.refuse(w, http.StatusNotFound, "NOT_FOUND", err.Error(), nil)
+		s.refuse(w, http.StatusNotFound, "NOT_FOUND", contracts.Message(err), nil)
 		return
 	case contracts.Deactivated:
-		s.refuse(w, http.StatusGone, "", err.Error(), res)
+		s.refuse(w, http.StatusGone, "", contracts.Message(err), res)
 		return
 	default:
-		s.refuse(w, http.StatusInternalServerError, "INTERNAL_ERROR", err.Error(), nil)
+		s.refuse(w, http.StatusInternalServerError, "INTERNAL_ERROR", contracts.Message(err), nil)
 		return
 	}
 	if bare {

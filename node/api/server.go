@@ -189,7 +189,7 @@ func fail(w http.ResponseWriter, err error) {
 	if errors.As(err, &big) {
 		c = contracts.TooLarge
 	}
-	write(w, statusOf(c), Failure{Code: string(c), Message: err.Error(), Retryable: c.Retryable()})
+	write(w, statusOf(c), Failure{Code: string(c), Message: contracts.Message(err), Retryable: c.Retryable()})
 }
 
 func write(w http.ResponseWriter, status int, v any) {

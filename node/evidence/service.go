@@ -219,11 +219,9 @@ func (s *Service) Prove(ctx context.Context, index uint64, sealed bool) ([]byte,
 		}
 	}
 	if o.Head.Note == nil {
-		n, err := s.al.Checkpoint(ctx)
-		if err != nil {
+		if o.Head, err = s.freshHead(ctx); err != nil {
 			return nil, err
 		}
-		o.Head.Note = n
 	}
 	dids := []identity.DID{s.cfg.DID}
 	for _, h := range []*anchor.Head{&o.Head, o.Prior} {
@@ -243,6 +241,43 @@ func (s *Service) Prove(ctx context.Context, index uint64, sealed bool) ([]byte,
 		o.States = append(o.States, r.State.Raw)
 	}
 	return s.al.Bundle(ctx, index, o)
+}
+
+// freshWait is how long a proof waits for the anchors: a node that has just started
+// has not reached them yet.
+const freshWait = 10 * time.Second
+
+// freshHead makes a head that covers all entries and waits for the cosignatures of
+// the anchors; when they do not come in time, it gives what there is.
+func (s *Service) freshHead(ctx context.Context) (h anchor.Head, err error) {
+	end := time.Now().Add(freshWait)
+	for {
+		n, err := s.al.Checkpoint(ctx)
+		if err != nil && contracts.CodeOf(err) != contracts.Unavailable {
+			return h, err
+		}
+		if err == nil {
+			h.Note = n
+			if b, e := s.cfg.Rows.Get(s.headKey(n.Size)); e == nil && b != nil {
+				if h, err = s.parseHead(b); err != nil {
+					return h, err
+				}
+			}
+		}
+		if len(h.Cosignatures) >= len(s.cfg.Anchors) && h.Note != nil || time.Now().After(end) {
+			if h.Note == nil {
+				return h, err
+			}
+			return h, nil
+		}
+		t := time.NewTimer(50 * time.Millisecond)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return h, ctx.Err()
+		}
+	}
 }
 
 // Witnessed gives the newest size that anchors cosigned, and how many of them.
