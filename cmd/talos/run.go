@@ -166,7 +166,11 @@ func (a *app) testnetUp(ctx context.Context, plan testnet.Plan, dir string, once
 	if err := os.WriteFile(file, bundle, 0o600); err != nil {
 		return err
 	}
-	tell("Verify it yourself, without any node:\n  talos audit verify %s", file)
+	command := "talos"
+	if strings.Contains(exe, "go-build") {
+		command = "go run ./cmd/talos"
+	}
+	tell("Verify it yourself, without any node:\n  %s audit verify %s", command, file)
 	if err := a.print(map[string]any{"ok": true, "seconds": time.Since(start).Seconds(), "proof": file}, func() {
 		fmt.Fprintf(a.out, "The story held, in %s.\n", time.Since(start).Round(100*time.Millisecond))
 	}); err != nil || once {
@@ -174,7 +178,7 @@ func (a *app) testnetUp(ctx context.Context, plan testnet.Plan, dir string, once
 	}
 	tell("\nThe network stays up. Speak to a member:")
 	for _, m := range ps.All() {
-		tell("  talos status --home %s", m.Home())
+		tell("  %s status --home %s", command, m.Home())
 	}
 	tell("Ctrl-C ends it.")
 	end, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
