@@ -223,7 +223,8 @@ func (s *Store) open(key, sealed []byte) ([]byte, error) {
 	if len(sealed) < n {
 		return nil, contracts.Errorf(contracts.StorageCorrupt, "row %x is cut short", key)
 	}
-	v, err := s.aead.Open(nil, sealed[:n], sealed[n:], append(s.id[:], key...))
+	// Not nil even for an empty value: nil says that there is no row.
+	v, err := s.aead.Open([]byte{}, sealed[:n], sealed[n:], append(s.id[:], key...))
 	if err != nil {
 		return nil, contracts.Errorf(contracts.StorageCorrupt, "row %x does not open: it was changed, moved, or sealed under another key", key)
 	}
