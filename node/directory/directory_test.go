@@ -334,6 +334,26 @@ func TestConnectByDID(t *testing.T) {
 	}
 }
 
+// DIR-7: a binding ends with the state that carried it.
+func TestBindingEndsWithItsState(t *testing.T) {
+	ms := mesh(t, 3)
+	a, b := ms[1], ms[2]
+	if _, err := b.Bind(t.Context(), a.h.ID()); err != nil {
+		t.Fatal(err)
+	}
+	a.hot.Peer = gen[identity.Peer](t, a.rnd).Public() // the host key was replaced
+	s := a.sign(t)
+	if _, err := ms[0].Publish(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Resolve(t.Context(), a.did, directory.Options{Fresh: true}); err != nil {
+		t.Fatal(err)
+	}
+	if p := b.Bound(a.h.ID()); p != nil {
+		t.Errorf("still bound to %s", p.DID)
+	}
+}
+
 // Row 41 through the DHT's own door; DIR-1, DIR-4 (the record may be put again).
 func TestRow41_ValidatorIsTheFirewall(t *testing.T) {
 	ms := mesh(t, 3)

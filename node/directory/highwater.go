@@ -63,7 +63,25 @@ func (d *Directory) remember(ctx context.Context, s *identity.State, source stri
 		return nil, contracts.Errorf(contracts.Duplicity, "%s has two contradicting key logs; both are kept as proof", s.DID)
 	}
 	d.cache.Add(s.DID, r)
+	d.revise(s)
 	return r, nil
+}
+
+// revise ends bindings that a newer state no longer supports: the DID was ended, or
+// the connection's key is not listed any more.
+func (d *Directory) revise(s *identity.State) {
+	for id, p := range d.Peers() {
+		if p.DID != s.DID {
+			continue
+		}
+		if s.Doc != nil {
+			if now, err := PeerID(s.Doc.Peer); err == nil && now == id {
+				continue
+			}
+		}
+		d.unbind(id)
+		_ = d.h.Host.Network().ClosePeer(id)
+	}
 }
 
 // recall gives what is remembered of a DID, nil if nothing.
