@@ -173,7 +173,10 @@ func hostOptions(cfg Config, key crypto.PrivKey) ([]libp2p.Option, error) {
 		opts = append(opts, libp2p.EnableRelayService(relayv2.WithResources(relayv2.DefaultResources())),
 			libp2p.EnableNATService(), libp2p.EnableAutoNATv2(), libp2p.ForceReachabilityPublic())
 	default:
-		opts = append(opts, libp2p.EnableHolePunching(), libp2p.EnableAutoNATv2(), libp2p.NATPortMap())
+		opts = append(opts, libp2p.EnableHolePunching(), libp2p.EnableAutoNATv2())
+		if cfg.Kind == Public {
+			opts = append(opts, libp2p.NATPortMap()) // asks the router; an organisation's network has its own rules
+		}
 		if len(cfg.Bootstrap) > 0 {
 			opts = append(opts, libp2p.EnableAutoRelayWithStaticRelays(cfg.Bootstrap, autorelay.WithBootDelay(0)))
 		}

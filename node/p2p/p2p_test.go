@@ -144,3 +144,38 @@ func TestPeeringBringsBack(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Each kind of network and each role makes a host that starts and stops.
+func TestKindsAndRoles(t *testing.T) {
+	for _, kind := range []p2p.Kind{p2p.Private, p2p.Local} {
+		for _, relay := range []bool{true, false} {
+			cfg := config(7, "/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1")
+			cfg.Kind, cfg.Relay, cfg.Server = kind, relay, relay
+			h := start(t, cfg)
+			if n := len(h.Host.Network().ListenAddresses()); n != 2 {
+				t.Errorf("%s, relay %v: listens on %d addresses", kind, relay, n)
+			}
+			if err := h.Close(); err != nil {
+				t.Errorf("%s, relay %v: %v", kind, relay, err)
+			}
+		}
+	}
+}
+
+// A network of many peers behind one address is no attack on a private network.
+func TestManyConnectionsFromOneAddress(t *testing.T) {
+	cfg := config(1, "/ip4/127.0.0.1/tcp/0")
+	cfg.Kind = p2p.Private
+	hub := start(t, cfg)
+	for i := range 20 {
+		c := config(byte(10 + i))
+		c.Kind = p2p.Private
+		h := start(t, c)
+		if err := h.Connect(t.Context(), peer.AddrInfo{ID: hub.ID(), Addrs: hub.Addrs()}); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+	}
+	if n := len(hub.Host.Network().Peers()); n != 20 {
+		t.Errorf("%d peers, want 20", n)
+	}
+}
