@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"bytes"
 	"context"
 	"time"
 
@@ -23,6 +24,10 @@ type Store interface {
 	Row(did string) (*Row, error)
 	Update(ctx context.Context, did string, f func(*Row) (*Row, error)) error
 }
+
+// confirmEvery is how often "still the same" is written down; the time only matters
+// to a restart, against a TTL of an hour.
+const confirmEvery = 10 * time.Minute
 
 // remember stores s as the highest state of its DID, unless a higher one is known
 // (Rollback) or its key log contradicts the known one (Duplicity; the proof is
@@ -53,6 +58,9 @@ func (d *Directory) remember(ctx context.Context, s *identity.State, source stri
 			return nil, contracts.Errorf(contracts.Rollback, "version %s of %s, but %s was seen before", s.Version(), s.DID.Short(), known.Version())
 		}
 		r.Duplicitous = old.Proof != nil
+		if bytes.Equal(s.Raw, old.Record) && r.Fetched.Sub(old.Fetched) < confirmEvery {
+			return nil, nil // nothing new, and no reason to wait for the disk
+		}
 		return row, nil
 	})
 	if err != nil {
