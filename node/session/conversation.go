@@ -4,34 +4,43 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
-	"slices"
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
+
 	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/ratchet"
 	"github.com/talosprotocol/talos/ratchet/handshake"
 )
 
 // Times and limits of sessions (spec/session.md).
 const (
-	drainFor     = 10 * time.Minute // how long a replaced session still receives
-	rotateAfter  = 24 * time.Hour
-	maxOutbox    = 4096 // messages that may wait for one peer
-	maxSessions  = 8    // of one conversation, draining ones included
-	controlClose = 2    // first byte of a control message; 1 is the VOID of the ratchet
+	drainFor    = 10 * time.Minute // how long a replaced session still receives
+	rotateAfter = 24 * time.Hour
+	// maxOutbox is how many numbers may wait for one peer. It stays below the
+	// peer's window, so that the flight of a replacement is never too far ahead.
+	maxOutbox    = ratchet.WindowSize - 128
+	maxSessions  = 8 // of one conversation, draining ones included
+	controlClose = 2 // first byte of a control message; 1 is the VOID of the ratchet
 )
 
 // conversation is one peer's conversation in memory. mu spans each change from
 // reading the state to the end of its commit; nothing under it waits for the network.
 type conversation struct {
-	m  *Manager
-	id [16]byte
+	m    *Manager
+	peer identity.DID
+	id   [16]byte
+
+	turn     chan struct{}  // held by the one stream that is served
+	incoming network.Stream // the newest stream of the peer; guarded by m.mu
+	starting chan struct{}  // held by the one handshake that is begun
 
 	mu     sync.Mutex
 	row    *conversationRow
-	loaded uint64 // row.next when the row was loaded: later numbers were made by this run
+	begun  bool   // loaded is set
+	loaded uint64 // row.next when this run first saw the row: later numbers were made by this run
 	synced bool   // the peer's count was compared with loaded
 	states map[ratchet.SessionID]*ratchet.State
 	wake   chan struct{} // the outbox has something new
@@ -67,6 +76,7 @@ func (c *conversation) load() error {
 		return err
 	}
 	if b == nil {
+		c.begun = true
 		return nil
 	}
 	row, err := decodeConversation(b)
@@ -86,19 +96,19 @@ func (c *conversation) load() error {
 			return contracts.Errorf(contracts.StorageCorrupt, "session %x: %w", ref.id, err)
 		}
 	}
-	// The outbox knows which numbers were used: the row's own count is written with
-	// the reserve only.
-	used := row.acked
-	err = c.m.store.Scan(key(rowOutbox, c.id), nil, func(k, _ []byte) bool {
-		used = max(used, binary.BigEndian.Uint64(k[17:])+1)
-		return true
-	})
-	if err != nil {
-		return err
+	c.row, c.states = row, states
+	// A later load of the same run, after a failed commit, must not move the mark:
+	// what this run made stays known as such.
+	if !c.begun {
+		c.begun, c.loaded = true, row.next
 	}
-	row.next = used
-	c.row, c.states, c.loaded, c.synced = row, states, used, false
 	return nil
+}
+
+// create makes the row of a conversation that there is none of yet.
+func (c *conversation) create() {
+	c.row = &conversationRow{peer: string(c.peer), opened: c.m.now()}
+	c.states = map[ratchet.SessionID]*ratchet.State{}
 }
 
 // drop forgets what is in memory, after a commit whose outcome is unknown.
@@ -132,32 +142,18 @@ func (c *conversation) commit(ctx context.Context, f func(Tx) error) error {
 // seal seals one message on the active session and makes it durable. The caller
 // holds mu and has loaded.
 func (c *conversation) seal(ctx context.Context, kind ratchet.Kind, body []byte) (Sent, error) {
-	ref, st := c.active()
+	_, st := c.active()
 	if st == nil {
 		return Sent{}, contracts.Errorf(contracts.SessionState, "no session to send on")
 	}
-	now := c.m.now()
-	if gap := st.Info().NextSeq; gap > c.row.next && kind != ratchet.KindControl {
-		// A crash has burnt the numbers between: say so before anything else.
-		if _, err := c.seal(ctx, ratchet.KindControl, ratchet.Hole{A: c.row.next, B: gap}.Append(nil)); err != nil {
-			return Sent{}, err
-		}
-		if ref, st = c.active(); st == nil {
-			return Sent{}, contracts.Errorf(contracts.SessionState, "no session to send on")
-		}
+	b := batch{c: c, rows: map[string][]byte{}}
+	if err := b.hole(); err != nil {
+		return Sent{}, err
 	}
-	store := st.Reserved() == 0
-	if store {
-		if err := st.Reserve(now, rand.Reader); err != nil {
-			return Sent{}, err
-		}
-	}
-	frame, receipt, err := st.AppendSeal(nil, ratchet.Outgoing{Kind: kind, Body: body, RecipientSeq: c.row.window.Next()}, now, rand.Reader)
+	sent, err := b.add(kind, body)
 	if err != nil {
 		return Sent{}, err
 	}
-	out := outboxRow{session: ref.id, kind: kind, made: now, body: body, frame: frame}
-	sent := Sent{Session: ref.id, Conversation: c.id, Seq: receipt.Seq, CiphertextHash: sha256.Sum256(frame)}
 	if kind == ratchet.KindData {
 		if err := c.m.record(ctx, "message_out", c.row.peer, sent.Session, sent.Seq, sent.CiphertextHash); err != nil {
 			// The number is used up in memory: the state must come from the disk again.
@@ -165,19 +161,82 @@ func (c *conversation) seal(ctx context.Context, kind ratchet.Kind, body []byte)
 			return Sent{}, err
 		}
 	}
-	id := ref.id
+	return sent, b.commit(ctx)
+}
+
+// batch is frames of the active session that become durable in one transaction,
+// with the state where the reserve asks for it. After an error memory is dropped:
+// what it has used up must never be used again.
+type batch struct {
+	c     *conversation
+	rows  map[string][]byte // nil: deleted
+	store bool
+}
+
+// hole closes the numbers that a crash has burnt, before anything else is sealed.
+func (b *batch) hole() error {
+	c := b.c
+	_, st := c.active()
+	if gap := st.Info().NextSeq; gap > c.row.next {
+		_, err := b.add(ratchet.KindControl, ratchet.Hole{A: c.row.next, B: gap}.Append(nil))
+		return err
+	}
+	return nil
+}
+
+// add seals a message; again gives one that was accepted before its place among the
+// others.
+func (b *batch) add(kind ratchet.Kind, body []byte, again ...uint64) (Sent, error) {
+	c, now := b.c, b.c.m.now()
+	ref, st := c.active()
+	if st.Reserved() == 0 {
+		if err := st.Reserve(now, rand.Reader); err != nil {
+			c.drop()
+			return Sent{}, err
+		}
+		b.store = true
+	}
+	frame, receipt, err := st.AppendSeal(nil, ratchet.Outgoing{Kind: kind, Body: body, RecipientSeq: c.row.window.Next()}, now, rand.Reader)
+	if err != nil {
+		c.drop() // the reserve may be in memory only
+		return Sent{}, err
+	}
+	b.store = b.store || receipt.Store
 	c.row.next = receipt.Seq + 1
-	err = c.commit(ctx, func(tx Tx) error {
-		if store || receipt.Store {
+	out := outboxRow{session: ref.id, kind: kind, made: now, order: receipt.Seq, body: body, frame: frame}
+	if len(again) > 0 {
+		out.order = again[0]
+	}
+	b.rows[string(seqKey(rowOutbox, c.id, receipt.Seq))] = out.encode()
+	return Sent{Session: ref.id, Conversation: c.id, Seq: receipt.Seq, CiphertextHash: sha256.Sum256(frame)}, nil
+}
+
+func (b *batch) commit(ctx context.Context) error {
+	c := b.c
+	ref, st := c.active()
+	id := ref.id
+	err := c.commit(ctx, func(tx Tx) error {
+		if b.store {
 			tx.Put(key(rowSession, id), st.AppendState(nil))
 		}
-		tx.Put(seqKey(rowOutbox, c.id, receipt.Seq), out.encode())
+		put(tx, b.rows)
 		return nil
 	})
 	if err == nil {
 		c.nudge()
 	}
-	return sent, err
+	return err
+}
+
+// put writes rows; a nil value deletes.
+func put(tx Tx, rows map[string][]byte) {
+	for k, v := range rows {
+		if v == nil {
+			tx.Delete([]byte(k))
+		} else {
+			tx.Put([]byte(k), v)
+		}
+	}
 }
 
 func (c *conversation) nudge() {
@@ -188,13 +247,14 @@ func (c *conversation) nudge() {
 	c.m.deliver(c)
 }
 
-// adopt puts a new session first. A session that was active drains; where both
-// sides began at once, the one with the smaller transcript stays.
-func (c *conversation) adopt(st *ratchet.State, glare bool) ratchet.SessionID {
+// adopt puts a new session first. A session that was active drains. Where both
+// sides began at once, which the active one being ours and unanswered tells, the one
+// with the smaller transcript stays.
+func (c *conversation) adopt(st *ratchet.State, ours bool) ratchet.SessionID {
 	now, id := c.m.now(), sessionID(st.Transcript())
-	ref := sessionRef{id: id, created: now}
+	ref := sessionRef{id: id, created: now, ours: ours}
 	if old, oldState := c.active(); old != nil {
-		if glare && !oldState.Confirmed() && handshake.Wins(oldState.Transcript(), st.Transcript()) {
+		if !ours && old.ours && !oldState.Confirmed() && handshake.Wins(oldState.Transcript(), st.Transcript()) {
 			ref.draining, ref.changed = true, now
 		} else {
 			old.draining, old.changed = true, now
@@ -205,181 +265,21 @@ func (c *conversation) adopt(st *ratchet.State, glare bool) ratchet.SessionID {
 	return id
 }
 
-// prune removes sessions that have drained, and gives their ids.
-func (c *conversation) prune() []ratchet.SessionID {
-	var gone []ratchet.SessionID
-	now := c.m.now()
-	c.row.sessions = slices.DeleteFunc(c.row.sessions, func(s sessionRef) bool {
-		old := s.draining && (now.Sub(s.changed) > drainFor || len(c.row.sessions)-len(gone) > maxSessions)
-		if old {
-			gone = append(gone, s.id)
+// prune removes sessions that have drained, and the oldest above maxSessions; it
+// gives their rows, to be deleted.
+func (c *conversation) prune() map[string][]byte {
+	gone, now := map[string][]byte{}, c.m.now()
+	var keep []sessionRef
+	for _, s := range c.row.sessions { // newest first
+		if s.draining && (now.Sub(s.changed) > drainFor || len(keep) >= maxSessions) {
+			gone[string(key(rowSession, s.id))] = nil
 			delete(c.states, s.id)
-		}
-		return old
-	})
-	return gone
-}
-
-// open finds the session that a frame belongs to: one whose header key opens it.
-// Nothing changes for a frame that none opens.
-func (c *conversation) open(frame []byte, now time.Time) (*ratchet.State, ratchet.SessionID, ratchet.Message, error) {
-	err := error(contracts.Errorf(contracts.SessionNotFound, "no session with this peer"))
-	for _, ref := range c.row.sessions {
-		st := c.states[ref.id]
-		m, e := st.Open(nil, frame, now)
-		if e == nil {
-			return st, ref.id, m, nil
-		}
-		if err == nil || contracts.CodeOf(err) == contracts.SessionNotFound || contracts.CodeOf(err) == contracts.RatchetAuthFailed {
-			err = e
-		}
-	}
-	return nil, ratchet.SessionID{}, ratchet.Message{}, err
-}
-
-// receive takes one frame: verified, durable, and what it releases, in one
-// transaction. The caller holds mu.
-func (c *conversation) receive(ctx context.Context, frame []byte) ([]Message, error) {
-	if err := c.load(); err != nil {
-		return nil, err
-	}
-	if c.row == nil {
-		return nil, contracts.Errorf(contracts.SessionNotFound, "no session with this peer")
-	}
-	st, id, m, err := c.open(frame, c.m.now())
-	if err != nil {
-		return nil, err
-	}
-	msgs, err := c.take(ctx, id, m, sha256.Sum256(frame), func(tx Tx) { tx.Put(key(rowSession, id), st.AppendPending(nil)) })
-	if err != nil {
-		if c.states != nil {
-			st.Discard()
-		}
-		return nil, err
-	}
-	st.Commit()
-	return msgs, c.answer(ctx, id, st)
-}
-
-// answer sends an empty message where the ratchet owes one: the confirmation of a
-// handshake, or a fresh key for a one-way conversation.
-func (c *conversation) answer(ctx context.Context, id ratchet.SessionID, st *ratchet.State) error {
-	ref, _ := c.active()
-	if ref == nil || ref.id != id || !st.OwesAck() {
-		return nil
-	}
-	_, err := c.seal(ctx, ratchet.KindAck, nil)
-	return err
-}
-
-// take accepts an opened message into the window and the rows.
-func (c *conversation) take(ctx context.Context, id ratchet.SessionID, m ratchet.Message, hash [32]byte, more func(Tx)) ([]Message, error) {
-	w := c.row.window
-	if err := w.Check(m.Seq); err != nil {
-		return nil, err
-	}
-	msg := Message{Peer: c.row.peer, Session: id, Conversation: c.id, Seq: m.Seq, Received: c.m.now(), CiphertextHash: hash, Body: m.Body}
-	if m.Kind == ratchet.KindData {
-		if err := c.m.record(ctx, "message_in", c.row.peer, id, m.Seq, hash); err != nil {
-			return nil, err
-		}
-	}
-	from, to, err := w.Accept(m.Seq)
-	if err != nil {
-		return nil, err
-	}
-	closing := false
-	if m.Kind == ratchet.KindControl {
-		switch {
-		case len(m.Body) == 1 && m.Body[0] == controlClose:
-			closing = true
-		default:
-			hole, err := ratchet.DecodeHole(m.Body)
-			if err != nil {
-				return nil, err
-			}
-			f, t, err := w.Void(hole.A, hole.B, m.Seq)
-			if err != nil {
-				return nil, err
-			}
-			if t > f { // the hole came first, and released what was behind it
-				from, to = min(f, pick(from, to, f)), t
-			}
-		}
-	}
-	old := c.row.window
-	oldSessions := slices.Clone(c.row.sessions)
-	c.row.window = w
-	if closing {
-		for i := range c.row.sessions {
-			if c.row.sessions[i].id == id && !c.row.sessions[i].draining {
-				c.row.sessions[i].draining, c.row.sessions[i].changed = true, c.m.now()
-			}
-		}
-	}
-	c.acknowledged(m.RecipientSeq)
-	gone := c.prune()
-	var released []Message
-	err = c.commit(ctx, func(tx Tx) error {
-		released = released[:0]
-		more(tx)
-		for _, g := range gone {
-			tx.Delete(key(rowSession, g))
-		}
-		tx.Put(seqKey(rowAhead, c.id, m.Seq), encodeMessage(m.Kind, &msg))
-		return c.release(tx, from, to, &released)
-	})
-	if err != nil {
-		if c.row != nil {
-			c.row.window, c.row.sessions = old, oldSessions
-		}
-		return nil, err
-	}
-	return released, nil
-}
-
-// pick gives from if [from, to) is not empty, else other.
-func pick(from, to, other uint64) uint64 {
-	if to > from {
-		return from
-	}
-	return other
-}
-
-// release moves the messages [from, to) from ahead to the inbox.
-func (c *conversation) release(tx Tx, from, to uint64, out *[]Message) error {
-	b, err := tx.Get([]byte{rowNextIndex})
-	if err != nil {
-		return err
-	}
-	next := uint64(1)
-	if len(b) == 8 {
-		next = binary.BigEndian.Uint64(b)
-	}
-	for seq := from; seq < to; seq++ {
-		k := seqKey(rowAhead, c.id, seq)
-		b, err := tx.Get(k)
-		if err != nil {
-			return err
-		}
-		if b == nil {
-			continue // void
-		}
-		kind, msg, err := decodeMessage(b)
-		if err != nil {
-			return err
-		}
-		tx.Delete(k)
-		if kind != ratchet.KindData {
 			continue
 		}
-		msg.Index = next
-		next++
-		tx.Put(indexKey(msg.Index), encodeMessage(kind, &msg))
-		*out = append(*out, msg)
+		keep = append(keep, s)
 	}
-	tx.Put([]byte{rowNextIndex}, binary.BigEndian.AppendUint64(nil, next))
-	return nil
+	c.row.sessions = keep
+	return gone
 }
 
 // acknowledged notes that the peer has everything below seq.

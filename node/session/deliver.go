@@ -4,17 +4,14 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"errors"
 	"math/rand/v2"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/p2p"
-	"github.com/talosprotocol/talos/ratchet"
 	"github.com/talosprotocol/talos/ratchet/handshake"
 )
 
@@ -34,37 +31,34 @@ const (
 
 // deliver makes sure that a goroutine delivers the outbox of c.
 func (m *Manager) deliver(c *conversation) {
-	peer := ""
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for p, x := range m.conversations {
-		if x == c {
-			peer = p
-		}
-	}
-	if m.delivering[peer] || m.ctx.Err() != nil {
+	if m.delivering[string(c.peer)] || m.ctx.Err() != nil {
 		return
 	}
-	m.delivering[peer] = true
-	m.work.Go(func() { m.deliverLoop(c, identity.DID(peer)) })
+	m.delivering[string(c.peer)] = true
+	m.work.Go(func() { m.deliverLoop(c, c.peer) })
 }
 
 // deliverLoop sends until the outbox is empty and nothing came for a while.
 func (m *Manager) deliverLoop(c *conversation, peer identity.DID) {
-	retry := firstRetry
+	retry := time.Duration(m.retry.Load())
 	for m.ctx.Err() == nil {
-		rows, err := c.pending(0, 1)
-		if err == nil && len(rows) == 0 {
+		some, err := c.settle(m.ctx)
+		if err == nil && !some {
 			if m.stopDelivering(c, string(peer)) {
 				return
 			}
 			continue
 		}
 		if err == nil {
+			err = m.prepare(c)
+		}
+		if err == nil {
 			err = m.session(c, peer)
 		}
 		if err == nil {
-			retry = firstRetry
+			retry = time.Duration(m.retry.Load())
 			continue
 		}
 		if m.ctx.Err() != nil {
@@ -97,13 +91,33 @@ func (m *Manager) stopDelivering(c *conversation, peer string) bool {
 	}
 }
 
+// prepare makes the session that what waits needs: one if there is none any more,
+// and a fresh one once a day.
+func (m *Manager) prepare(c *conversation) error {
+	c.mu.Lock()
+	err := c.load()
+	ref, st := c.active()
+	missing := err == nil && st == nil && c.row != nil && c.row.redo > 0
+	due := st != nil && st.Confirmed() && c.row.redo == 0 && m.now().Sub(ref.created) > rotateAfter
+	c.mu.Unlock()
+	switch {
+	case missing:
+		return m.initiate(m.ctx, c, c.peer, false)
+	case due:
+		if err := m.initiate(m.ctx, c, c.peer, true); err != nil {
+			m.log.Info("rotation is put off", "peer", c.peer, "err", err)
+		}
+	}
+	return err
+}
+
 type pendingRow struct {
 	seq uint64
 	row *outboxRow
 }
 
-// pending gives up to limit outbox rows from a sequence number on.
-func (c *conversation) pending(from uint64, limit int) ([]pendingRow, error) {
+// pending gives up to limit outbox rows from a sequence number on, below to.
+func (c *conversation) pending(from, to uint64, limit int) ([]pendingRow, error) {
 	var out []pendingRow
 	var failed error
 	var after []byte
@@ -111,12 +125,16 @@ func (c *conversation) pending(from uint64, limit int) ([]pendingRow, error) {
 		after = seqKey(rowOutbox, c.id, from-1)
 	}
 	err := c.m.store.Scan(key(rowOutbox, c.id), after, func(k, v []byte) bool {
+		seq := binary.BigEndian.Uint64(k[17:])
+		if seq >= to {
+			return false
+		}
 		row, err := decodeOutbox(v)
 		if err != nil {
 			failed = err
 			return false
 		}
-		out = append(out, pendingRow{binary.BigEndian.Uint64(k[17:]), row})
+		out = append(out, pendingRow{seq, row})
 		return len(out) < limit
 	})
 	if err == nil {
@@ -134,6 +152,10 @@ func (m *Manager) session(c *conversation, peer identity.DID) error {
 	if err != nil {
 		return err
 	}
+	acked, err := c.ackedNow()
+	if err != nil {
+		return err
+	}
 	s, err := m.h.NewStream(dial, id, m.h.Protocol(sessionName, protocolVersion))
 	if err != nil {
 		return contracts.Errorf(contracts.Unavailable, "opening a session stream: %w", err)
@@ -145,7 +167,7 @@ func (m *Manager) session(c *conversation, peer identity.DID) error {
 	if err := p2p.WriteFrame(s, []byte{0}); err != nil {
 		return err
 	}
-	d := &delivery{m: m, c: c, peer: peer, s: s, answers: make(chan answer, pipeline), quit: make(chan struct{})}
+	d := &delivery{m: m, c: c, peer: peer, s: s, acked: acked, answers: make(chan answer, pipeline), quit: make(chan struct{})}
 	defer close(d.quit)
 	m.work.Go(d.read)
 	return d.run()
@@ -159,6 +181,7 @@ type delivery struct {
 	s       network.Stream
 	answers chan answer
 	quit    chan struct{}
+	acked   uint64 // what the peer had acknowledged before the stream began
 	from    uint64 // the next row to send
 	flying  int    // frames without an answer
 }
@@ -197,7 +220,7 @@ func (d *delivery) run() error {
 	if first.err != nil {
 		return first.err
 	}
-	if err := d.c.compare(d.m.ctx, first.next); err != nil {
+	if err := d.c.compare(d.m.ctx, first.next, d.acked); err != nil {
 		return d.recover(err, first.next)
 	}
 	idle := time.NewTimer(idleFor)
@@ -213,7 +236,15 @@ func (d *delivery) run() error {
 				return a.err
 			}
 			d.flying--
-			if err := d.c.have(d.m.ctx, a.next); err != nil {
+			if a = d.newest(a); a.err != nil {
+				return a.err
+			}
+			if err := d.c.have(d.m.ctx, a.next); contracts.CodeOf(err) == contracts.SessionRollback {
+				return d.recover(err, a.next)
+			} else if err != nil {
+				return err
+			}
+			if _, err := d.c.settle(d.m.ctx); err != nil {
 				return err
 			}
 			if a.kind == frameRefuse {
@@ -233,12 +264,25 @@ func (d *delivery) run() error {
 	}
 }
 
+// newest takes the answers that came behind a one by now: one commit serves all.
+func (d *delivery) newest(a answer) answer {
+	for a.err == nil && a.kind == frameHave {
+		select {
+		case a = <-d.answers:
+			d.flying--
+		default:
+			return a
+		}
+	}
+	return a
+}
+
 // fill sends rows while the pipeline has room.
 func (d *delivery) fill() error {
 	if d.flying >= pipeline {
 		return nil
 	}
-	rows, err := d.c.pending(d.from, pipeline-d.flying)
+	rows, err := d.c.sendable(d.from, pipeline-d.flying)
 	if err != nil {
 		return err
 	}
@@ -259,204 +303,47 @@ func (d *delivery) fill() error {
 	return err
 }
 
-// have removes the rows that the peer has.
+// have removes the rows that the peer has. A peer that has more than was ever sent
+// talks with a copy of this store.
 func (c *conversation) have(ctx context.Context, next uint64) error {
-	rows, err := c.pending(0, 4*pipeline)
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.load(); err != nil || c.row == nil || next <= c.row.acked && (len(rows) == 0 || rows[0].seq >= next) {
-		return err
-	}
-	c.acknowledged(next)
-	return c.commit(ctx, func(tx Tx) error {
-		for _, p := range rows {
-			if p.seq < next {
-				tx.Delete(seqKey(rowOutbox, c.id, p.seq))
-			}
-		}
-		return nil
-	})
-}
-
-// compare looks at where the peer stands before the first frame of a stream. It may
-// not have more than was sent before this run began (then our store is an old
-// copy), nor less than it has acknowledged (then the peer's is).
-func (c *conversation) compare(ctx context.Context, next uint64) error {
-	c.mu.Lock()
-	if err := c.load(); err != nil || c.row == nil {
-		c.mu.Unlock()
-		return err
-	}
-	old, synced := c.loaded, c.synced
-	c.synced = true
-	acked, used := c.row.acked, c.row.next
-	peer := c.row.peer
-	ref, _ := c.active()
-	c.mu.Unlock()
-	id := ratchet.SessionID{}
-	if ref != nil {
-		id = ref.id
-	}
-	var err error
-	switch {
-	case !synced && next > old, next > used:
-		err = contracts.Errorf(contracts.SessionRollback, "the peer has %d messages of ours where this store remembers %d: the store is an older copy", next, old)
-	case next < acked:
-		err = contracts.Errorf(contracts.SessionRollback, "the peer has %d messages of ours and had acknowledged %d: its store is an older copy", next, acked)
-	default:
-		return c.have(ctx, next)
-	}
-	c.m.log.Warn("rollback", "peer", peer, "err", err)
-	return errors.Join(err, c.m.audit.Record(ctx, Event{Type: "session_close", Peer: peer, Session: id, Code: contracts.SessionRollback}))
-}
-
-// recover replaces a session that one side has lost: a fresh handshake, a VOID over
-// the numbers that will not come any more, and what the peer does not have sealed
-// again under the new session.
-func (d *delivery) recover(cause error, next uint64) error {
-	c, m := d.c, d.m
-	ctx, cancel := context.WithTimeout(m.ctx, p2p.ReadTimeout)
-	defer cancel()
-	id, _, err := m.dir.Connect(ctx, d.peer)
-	if err != nil {
-		return errors.Join(cause, err)
-	}
-	bundle, err := m.fetchBundle(ctx, id)
-	if err != nil {
-		return errors.Join(cause, err)
-	}
-	rows, err := c.pending(0, maxOutbox)
-	if err != nil {
-		return errors.Join(cause, err)
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.load(); err != nil || c.row == nil {
-		return errors.Join(cause, err)
-	}
-	return c.replace(ctx, d.peer, id, bundle, rows, next)
-}
-
-// replace does what recover says. The caller holds mu.
-func (c *conversation) replace(ctx context.Context, did identity.DID, id peer.ID, bundle []byte, rows []pendingRow, next uint64) error {
-	for i := range c.row.sessions {
-		if s := &c.row.sessions[i]; !s.draining {
-			s.draining, s.changed = true, c.m.now()
-		}
-	}
-	made := c.loaded // rows from here on were made by this run and never delivered
-	c.row.next = max(c.row.next, next)
-	c.row.acked = next
-	c.loaded, c.synced = c.row.next, true
-	if err := c.begin(ctx, did, id, bundle, nil, c.m.checkCard(ctx, did)); err != nil {
 		return err
 	}
-	if first := c.row.next - 1; next < first {
-		if _, err := c.seal(ctx, ratchet.KindControl, ratchet.Hole{A: next, B: first}.Append(nil)); err != nil {
-			return err
-		}
+	if next > c.row.next {
+		return contracts.Errorf(contracts.SessionRollback, "the peer has %d messages of ours and %d were sent: somebody else sends for this DID", next, c.row.next)
+	}
+	gone := map[string][]byte{}
+	rows, err := c.pending(c.row.redo, next, maxWaiting)
+	if err != nil {
+		return err
 	}
 	for _, p := range rows {
-		if (p.seq >= next || p.seq >= made) && p.row.kind == ratchet.KindData {
-			if _, err := c.seal(ctx, ratchet.KindData, p.row.body); err != nil {
-				return err
-			}
-		}
+		gone[string(seqKey(rowOutbox, c.id, p.seq))] = nil
 	}
-	return c.commit(ctx, func(tx Tx) error {
-		for _, p := range rows {
-			tx.Delete(seqKey(rowOutbox, c.id, p.seq))
-		}
+	if next <= c.row.acked && len(gone) == 0 {
 		return nil
-	})
+	}
+	c.acknowledged(next)
+	return c.commit(ctx, func(tx Tx) error { put(tx, gone); return nil })
 }
 
-// serveSession takes a peer's frames: each is durable before it is answered. After a
-// frame that it cannot take it answers so and ends the stream, so that nothing later
-// is taken out of turn.
-func (m *Manager) serveSession(s network.Stream) {
-	release, err := p2p.Reserve(s, "talos.session", maxSessionFrame)
-	if err != nil {
-		return
-	}
-	defer release()
-	m.work.Add(1)
-	defer m.work.Done()
-	stop := context.AfterFunc(m.ctx, func() { _ = s.Reset() })
-	defer stop()
-	_ = s.SetDeadline(time.Now().Add(p2p.ReadTimeout))
-	who, err := m.dir.Bind(m.ctx, s.Conn().RemotePeer())
-	if err != nil || who.State == nil {
-		m.log.Info("session stream of an unbound peer", "peer", s.Conn().RemotePeer(), "err", err)
-		_ = s.ResetWithError(network.StreamProtocolViolation)
-		return
-	}
-	c := m.conversation(string(who.DID))
-	r := bufio.NewReaderSize(s, 16<<10)
-	if b, err := p2p.ReadFrame(r, 16); err != nil || len(b) != 1 || b[0] != 0 {
-		_ = s.ResetWithError(network.StreamProtocolViolation)
-		return
-	}
-	if m.answer(s, frameHave, c) != nil {
-		return
-	}
-	for {
-		_ = s.SetReadDeadline(time.Now().Add(p2p.ReadTimeout + 2*idleFor))
-		b, err := p2p.ReadFrame(r, maxSessionFrame)
-		if err != nil || len(b) < 2 {
-			_ = s.Close()
-			return
-		}
-		msgs, err := m.takeFrame(c, who.DID, s, b)
-		if len(msgs) > 0 {
-			m.announce()
-		}
-		switch contracts.CodeOf(err) {
-		case "", contracts.FrameReplay:
-			err = m.answer(s, frameHave, c)
-		default:
-			m.log.Info("frame refused", "peer", who.DID, "err", err)
-			_ = m.answer(s, frameRefuse, c)
-			_ = s.Close()
-			return
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-func (m *Manager) takeFrame(c *conversation, who identity.DID, s network.Stream, b []byte) ([]Message, error) {
-	switch b[0] {
-	case frameRatchet:
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.receive(m.ctx, b[1:])
-	case frameFlight:
-		check := m.checkCard(m.ctx, who)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.accept(m.ctx, who, s.Conn().RemotePeer(), b[1:], check)
-	}
-	return nil, contracts.Errorf(contracts.Malformed, "a session frame of unknown kind %d", b[0])
-}
-
-// answer says what is durable here.
-func (m *Manager) answer(s network.Stream, kind byte, c *conversation) error {
+// sendable gives rows that may travel: not those that wait to be sealed again.
+func (c *conversation) sendable(from uint64, limit int) ([]pendingRow, error) {
 	c.mu.Lock()
-	err := c.load()
-	next := uint64(0)
-	if c.row != nil {
-		next = c.row.window.Next()
+	defer c.mu.Unlock()
+	if err := c.load(); err != nil || c.row == nil {
+		return nil, err
 	}
-	c.mu.Unlock()
-	if err != nil {
-		_ = s.Reset()
-		return err
+	return c.pending(max(from, c.row.redo), endOfRows, limit)
+}
+
+func (c *conversation) ackedNow() (uint64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.load(); err != nil || c.row == nil {
+		return 0, err
 	}
-	_ = s.SetWriteDeadline(time.Now().Add(p2p.WriteTimeout))
-	return p2p.WriteFrame(s, binary.BigEndian.AppendUint64([]byte{kind}, next))
+	return c.row.acked, nil
 }

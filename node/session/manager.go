@@ -2,9 +2,12 @@ package session
 
 import (
 	"context"
-	"encoding/binary"
+	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/talosprotocol/talos/contracts"
@@ -57,16 +60,18 @@ type Manager struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup
+	retry  atomic.Int64 // first pause after a failed delivery
 
 	mu            sync.Mutex
 	keys          Keys
 	conversations map[string]*conversation // by DID of the peer
 	delivering    map[string]bool
 	listeners     map[chan struct{}]struct{}
-	fetches       map[string]time.Time // last prekey request, by peer id
+	fetches       map[string]*fetch // prekey requests, by peer id
 
 	pk      sync.Mutex // after a conversation's mu, where both are held
 	prekeys *handshake.Prekeys
+	rotated time.Time // when the signed prekeys were made
 }
 
 // New makes the manager, serves its streams on h, and goes on delivering what waits
@@ -75,8 +80,9 @@ func New(h *p2p.Host, dir *directory.Directory, store Store, keys Keys, audit Re
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Manager{
 		h: h, dir: dir, store: store, keys: keys, audit: audit, log: log, now: now, ctx: ctx, cancel: cancel,
-		conversations: map[string]*conversation{}, delivering: map[string]bool{}, listeners: map[chan struct{}]struct{}{}, fetches: map[string]time.Time{},
+		conversations: map[string]*conversation{}, delivering: map[string]bool{}, listeners: map[chan struct{}]struct{}{}, fetches: map[string]*fetch{},
 	}
+	m.retry.Store(int64(firstRetry))
 	if err := m.loadPrekeys(); err != nil {
 		cancel()
 		return nil, err
@@ -91,41 +97,63 @@ func New(h *p2p.Host, dir *directory.Directory, store Store, keys Keys, audit Re
 	for _, c := range waiting {
 		m.deliver(c)
 	}
+	m.work.Go(m.sweepLoop)
 	return m, nil
+}
+
+// enter counts a stream in, so that Close waits for it; false after Close.
+func (m *Manager) enter() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ctx.Err() != nil {
+		return false
+	}
+	m.work.Add(1)
+	return true
 }
 
 // Close stops the streams and waits for what is being committed.
 func (m *Manager) Close() error {
 	m.h.RemoveStreamHandler(m.h.Protocol(prekeyName, protocolVersion))
 	m.h.RemoveStreamHandler(m.h.Protocol(sessionName, protocolVersion))
+	m.mu.Lock()
 	m.cancel()
+	m.mu.Unlock()
 	m.work.Wait()
 	return m.rest()
 }
 
 // rest writes the exact sending positions, so that the next start skips nothing.
 func (m *Manager) rest() error {
+	var errs []error
+	for _, c := range m.all() {
+		errs = append(errs, c.rest())
+	}
+	return errors.Join(errs...)
+}
+
+// all gives the conversations in memory. A conversation's mu comes before the
+// manager's, so nobody may lock one under m.mu.
+func (m *Manager) all() []*conversation {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, c := range m.conversations {
-		c.mu.Lock()
-		if c.row != nil {
-			states := c.states
-			err := m.store.Update(context.Background(), func(tx Tx) error {
-				for id, st := range states {
-					tx.Put(key(rowSession, id), st.AppendFinal(nil))
-				}
-				return nil
-			})
-			c.drop()
-			if err != nil {
-				c.mu.Unlock()
-				return err
-			}
-		}
-		c.mu.Unlock()
+	return slices.Collect(maps.Values(m.conversations))
+}
+
+func (c *conversation) rest() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.row == nil {
+		return nil
 	}
-	return nil
+	states := c.states
+	c.drop()
+	return c.m.store.Update(context.Background(), func(tx Tx) error {
+		for id, st := range states {
+			tx.Put(key(rowSession, id), st.AppendFinal(nil))
+		}
+		return nil
+	})
 }
 
 // waiting gives the conversations with something in the outbox.
@@ -167,7 +195,10 @@ func (m *Manager) conversation(peer string) *conversation {
 	defer m.mu.Unlock()
 	c := m.conversations[peer]
 	if c == nil {
-		c = &conversation{m: m, id: conversationID(m.self(), peer), wake: make(chan struct{}, 1)}
+		c = &conversation{
+			m: m, peer: identity.DID(peer), id: conversationID(m.self(), peer), wake: make(chan struct{}, 1),
+			turn: make(chan struct{}, 1), starting: make(chan struct{}, 1),
+		}
 		m.conversations[peer] = c
 	}
 	return c
@@ -194,9 +225,10 @@ func (m *Manager) record(ctx context.Context, typ, peer string, id ratchet.Sessi
 }
 
 // Send accepts a message for peer: when it returns nil the message is durable and
-// will be delivered exactly once, in order. A first message needs the peer to be
-// online, for its prekeys. Errors: Unavailable, OutboxFull, FrameSize, and those of
-// resolving the DID.
+// will be delivered exactly once, in order. After another error than those below it
+// may still be delivered. A first message needs the peer to be online, for its
+// prekeys. Errors: Unavailable, OutboxFull, FrameSize, and those of resolving the
+// DID.
 func (m *Manager) Send(ctx context.Context, peer identity.DID, body []byte) (Sent, error) {
 	if len(body) > ratchet.MaxBody {
 		return Sent{}, contracts.Errorf(contracts.FrameSize, "a message of %d bytes, at most %d", len(body), ratchet.MaxBody)
@@ -221,137 +253,25 @@ func (m *Manager) Send(ctx context.Context, peer identity.DID, body []byte) (Sen
 func (c *conversation) trySend(ctx context.Context, body []byte) (Sent, bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.m.ctx.Err() != nil {
+		return Sent{}, false, contracts.Errorf(contracts.Unavailable, "the node is stopping")
+	}
 	if err := c.load(); err != nil {
 		return Sent{}, false, err
 	}
 	if _, st := c.active(); st == nil {
 		return Sent{}, false, nil
 	}
+	if c.row.redo > 0 { // what was accepted before goes first
+		if err := c.reseal(ctx, true); err != nil {
+			return Sent{}, false, err
+		}
+	}
 	if c.row.next-c.row.acked >= maxOutbox {
 		return Sent{}, false, contracts.Errorf(contracts.OutboxFull, "%d messages wait for this peer", maxOutbox)
 	}
 	sent, err := c.seal(ctx, ratchet.KindData, body)
 	return sent, err == nil, err
-}
-
-// Inbox gives up to limit messages after a cursor, oldest first.
-func (m *Manager) Inbox(after uint64, limit int) ([]Message, error) {
-	var out []Message
-	var failed error
-	err := m.store.Scan([]byte{rowInbox}, indexKey(after), func(k, v []byte) bool {
-		if len(out) == limit {
-			return false
-		}
-		_, msg, err := decodeMessage(v)
-		if err != nil {
-			failed = err
-			return false
-		}
-		msg.Index = binary.BigEndian.Uint64(k[1:])
-		out = append(out, msg)
-		return true
-	})
-	if err == nil {
-		err = failed
-	}
-	return out, err
-}
-
-// Acknowledge removes the messages up to a cursor: the application has them.
-func (m *Manager) Acknowledge(ctx context.Context, upTo uint64) error {
-	var keys [][]byte
-	err := m.store.Scan([]byte{rowInbox}, nil, func(k, _ []byte) bool {
-		if binary.BigEndian.Uint64(k[1:]) > upTo {
-			return false
-		}
-		keys = append(keys, k)
-		return true
-	})
-	if err != nil || len(keys) == 0 {
-		return err
-	}
-	return m.store.Update(ctx, func(tx Tx) error {
-		for _, k := range keys {
-			tx.Delete(k)
-		}
-		return nil
-	})
-}
-
-// Changed gives a channel that gets a token when the inbox has something new, until
-// stop is called.
-func (m *Manager) Changed() (changed <-chan struct{}, stop func()) {
-	ch := make(chan struct{}, 1)
-	m.mu.Lock()
-	m.listeners[ch] = struct{}{}
-	m.mu.Unlock()
-	return ch, func() {
-		m.mu.Lock()
-		delete(m.listeners, ch)
-		m.mu.Unlock()
-	}
-}
-
-func (m *Manager) announce() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for ch := range m.listeners {
-		select {
-		case ch <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// Info is what a person may see of a session.
-type Info struct {
-	ID        ratchet.SessionID
-	Peer      string
-	Active    bool
-	Confirmed bool
-	Created   time.Time
-	Sent      uint64 // messages of the conversation sent so far
-	Acked     uint64 // of these, acknowledged by the peer
-	Received  uint64 // messages of the peer received without a gap
-}
-
-// Sessions lists all sessions.
-func (m *Manager) Sessions() ([]Info, error) {
-	var peers []string
-	err := m.store.Scan([]byte{rowConversation}, nil, func(_, v []byte) bool {
-		if row, err := decodeConversation(v); err == nil {
-			peers = append(peers, row.peer)
-		}
-		return true
-	})
-	if err != nil {
-		return nil, err
-	}
-	var out []Info
-	for _, p := range peers {
-		infos, err := m.conversation(p).infos()
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, infos...)
-	}
-	return out, nil
-}
-
-func (c *conversation) infos() ([]Info, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.load(); err != nil || c.row == nil {
-		return nil, err
-	}
-	var out []Info
-	for _, s := range c.row.sessions {
-		out = append(out, Info{
-			ID: s.id, Peer: c.row.peer, Active: !s.draining, Confirmed: c.states[s.id].Confirmed(), Created: s.created,
-			Sent: c.row.next, Acked: c.row.acked, Received: c.row.window.Next(),
-		})
-	}
-	return out, nil
 }
 
 // Rotate replaces the session with a peer by a fresh handshake, mixed with a key of
@@ -379,8 +299,9 @@ func (m *Manager) End(ctx context.Context, peer identity.DID) error {
 	if _, err := c.seal(ctx, ratchet.KindControl, []byte{controlClose}); err != nil {
 		return err
 	}
-	if ref, _ = c.active(); ref != nil && ref.id == id {
-		ref.draining, ref.changed = true, m.now()
+	if ref, _ = c.active(); ref == nil || ref.id != id {
+		return nil
 	}
+	ref.draining, ref.changed = true, m.now()
 	return c.commit(ctx, func(Tx) error { return nil })
 }

@@ -36,7 +36,8 @@ const (
 	rowAhead        = 'a' // conversation, sequence number
 	rowInbox        = 'i' // index
 	rowPrekeys      = 'p'
-	rowReplay       = 'r' // replay id of a first flight without one-time key
+	rowReplay       = 'r' // replay id of an accepted first flight
+	rowRotated      = 'k' // when the signed prekeys were made
 	rowNextIndex    = 'n'
 )
 
@@ -50,10 +51,13 @@ func indexKey(n uint64) []byte { return binary.BigEndian.AppendUint64([]byte{row
 
 // conversationRow is what is durable of a conversation.
 type conversationRow struct {
-	peer     string
-	window   ratchet.Window
-	next     uint64 // sender_seq of the next message, as far as it is known to be used
-	acked    uint64 // the peer has everything below, durably
+	peer   string
+	window ratchet.Window
+	next   uint64 // sender_seq of the next message, as far as it is known to be used
+	acked  uint64 // the peer has everything below, durably
+	// redo: outbox rows below it lost their session and hold a body only; they are
+	// sealed again once the peer has taken the flight that has this number.
+	redo     uint64
 	sessions []sessionRef
 	opened   time.Time
 }
@@ -63,6 +67,7 @@ type conversationRow struct {
 type sessionRef struct {
 	id       ratchet.SessionID
 	draining bool
+	ours     bool // made by a first flight of this side
 	created  time.Time
 	changed  time.Time // when it began to drain
 }
@@ -72,11 +77,12 @@ func (c *conversationRow) encode() []byte {
 	b = append(b, c.peer...)
 	b = binary.BigEndian.AppendUint64(b, c.next)
 	b = binary.BigEndian.AppendUint64(b, c.acked)
+	b = binary.BigEndian.AppendUint64(b, c.redo)
 	b = binary.BigEndian.AppendUint64(b, uint64(c.opened.UnixMilli()))
 	b = append(b, byte(len(c.sessions)))
 	for _, s := range c.sessions {
 		b = append(b, s.id[:]...)
-		b = append(b, flag(s.draining))
+		b = append(b, flag(s.draining)|flag(s.ours)<<1)
 		b = binary.BigEndian.AppendUint64(b, uint64(s.created.UnixMilli()))
 		b = binary.BigEndian.AppendUint64(b, uint64(s.changed.UnixMilli()))
 	}
@@ -89,9 +95,13 @@ func decodeConversation(b []byte) (*conversationRow, error) {
 		return nil, contracts.Errorf(contracts.StorageCorrupt, "a conversation row of unknown version")
 	}
 	c := &conversationRow{peer: string(r.take(int(r.u8())))}
-	c.next, c.acked, c.opened = r.u64(), r.u64(), r.time()
+	c.next, c.acked, c.redo, c.opened = r.u64(), r.u64(), r.u64(), r.time()
 	for range r.u8() {
-		c.sessions = append(c.sessions, sessionRef{id: ratchet.SessionID(r.id()), draining: r.u8() == 1, created: r.time(), changed: r.time()})
+		s := sessionRef{id: ratchet.SessionID(r.id())}
+		flags := r.u8()
+		s.draining, s.ours = flags&1 != 0, flags&2 != 0
+		s.created, s.changed = r.time(), r.time()
+		c.sessions = append(c.sessions, s)
 	}
 	if r.bad {
 		return nil, contracts.Errorf(contracts.StorageCorrupt, "a conversation row is cut short")
@@ -109,6 +119,7 @@ type outboxRow struct {
 	flight  bool // the frame is a first flight
 	kind    ratchet.Kind
 	made    time.Time
+	order   uint64 // the number that the message was accepted with
 	body    []byte // kept so that a session that the peer has lost can be replaced
 	frame   []byte
 }
@@ -117,6 +128,7 @@ func (o *outboxRow) encode() []byte {
 	b := append([]byte{1}, o.session[:]...)
 	b = append(b, flag(o.flight), byte(o.kind))
 	b = binary.BigEndian.AppendUint64(b, uint64(o.made.UnixMilli()))
+	b = binary.BigEndian.AppendUint64(b, o.order)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(o.body)))
 	b = append(b, o.body...)
 	return append(b, o.frame...)
@@ -125,7 +137,7 @@ func (o *outboxRow) encode() []byte {
 func decodeOutbox(b []byte) (*outboxRow, error) {
 	r := rowReader{b: b}
 	v := r.u8()
-	o := &outboxRow{session: ratchet.SessionID(r.id()), flight: r.u8() == 1, kind: ratchet.Kind(r.u8()), made: r.time()}
+	o := &outboxRow{session: ratchet.SessionID(r.id()), flight: r.u8() == 1, kind: ratchet.Kind(r.u8()), made: r.time(), order: r.u64()}
 	o.body = r.take(int(r.u32()))
 	if v != 1 || r.bad {
 		return nil, contracts.Errorf(contracts.StorageCorrupt, "an outbox row is not as it was written")
