@@ -34,6 +34,8 @@ const (
 	seenFor = 5 * time.Minute
 	// queue bounds what waits for validation and for a slow consumer.
 	queue = 1024
+	// judging bounds the payloads of one topic that are being judged.
+	judging = 1024
 )
 
 // Config of a gossip node.
@@ -141,8 +143,10 @@ type Topic struct {
 	t *pubsub.Topic
 }
 
-// Join joins a topic. validate judges every payload, ours too; it must be quick and
-// must not wait for the network. handle gets the accepted ones in turn, ours left
+// Join joins a topic. validate judges every payload, ours too. Each payload of others
+// is judged in a goroutine of its own, of which a topic has at most 1,024; what comes
+// above that is dropped. So validate may wait, but has to bound how many of its calls
+// do. handle gets the accepted ones in turn, ours left
 // out; nil means that this node only publishes.
 func (g *Gossip) Join(name, major string, validate func([]byte) Verdict, handle func(context.Context, []byte)) (*Topic, error) {
 	full := contracts.Topic(g.network, name, major)
@@ -157,7 +161,7 @@ func (g *Gossip) Join(name, major string, validate func([]byte) Verdict, handle 
 			return pubsub.ValidationReject
 		}
 		return pubsub.ValidationIgnore
-	}, pubsub.WithValidatorTimeout(5*time.Second))
+	}, pubsub.WithValidatorTimeout(5*time.Second), pubsub.WithValidatorConcurrency(judging))
 	if err != nil {
 		return nil, contracts.Errorf(contracts.Conflict, "topic %s: %w", full, err)
 	}

@@ -3,6 +3,8 @@ package evidence
 import (
 	"context"
 	"encoding/base64"
+	"strings"
+	"time"
 
 	"github.com/talosprotocol/talos/anchor"
 	"github.com/talosprotocol/talos/contracts"
@@ -10,20 +12,24 @@ import (
 	"github.com/talosprotocol/talos/identity"
 )
 
-// How much of other logs' heads a node remembers to compare new ones with.
+// How much of other logs a node remembers: heads to compare new ones with, and
+// evidence. Anybody can make DIDs and convict them; evidence against logs that this
+// node has met is kept all the same.
 const (
 	seenOrigins = 4096
 	seenHeads   = 16
+	maxEvidence = 4096
+	remindEvery = 30 * time.Minute
 )
 
-// judgeDigest lets a digest pass whose log's key is known and has signed it. A log
-// that cannot be resolved now is nobody's fault.
+// judgeDigest lets a digest pass that is new, and whose log's key is known and has
+// signed it. A log that cannot be resolved now is nobody's fault.
 func (s *Service) judgeDigest(b []byte) gossip.Verdict {
 	d, err := anchor.ParseDigest(b)
 	if err != nil {
 		return gossip.Reject
 	}
-	key, err := liveKeys{s.dir}.LogKey(d.Origin)
+	key, err := s.keys.gossipKey(d.Origin)
 	if err != nil {
 		return gossip.Ignore
 	}
@@ -31,19 +37,32 @@ func (s *Service) judgeDigest(b []byte) gossip.Verdict {
 	if err != nil {
 		return gossip.Reject
 	}
-	if s.compare(n) {
+	fresh, other := s.compare(n)
+	if other != nil {
 		// A second root for a size travels as evidence, once, and never as a digest:
 		// two copies relayed against each other would go round for ever.
+		s.convicted(anchor.ForkOfSize(other, n).AppendCanonical(nil))
 		return gossip.Ignore
+	}
+	if !fresh {
+		return gossip.Ignore // somebody replays what everybody has
 	}
 	return gossip.Accept
 }
 
-// compare remembers a head and reports whether it contradicts one that was seen;
-// then the evidence goes out.
-func (s *Service) compare(n *anchor.Note) bool {
+// compare remembers a head, and gives the one that it contradicts.
+func (s *Service) compare(n *anchor.Note) (fresh bool, other *anchor.Note) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	heads := s.seen[n.Origin]
+	for _, h := range heads {
+		if h.Size == n.Size {
+			if h.Root == n.Root {
+				return false, nil
+			}
+			return false, h
+		}
+	}
 	if heads == nil {
 		if len(s.order) >= seenOrigins {
 			delete(s.seen, s.order[0])
@@ -51,30 +70,29 @@ func (s *Service) compare(n *anchor.Note) bool {
 		}
 		s.order = append(s.order, n.Origin)
 	}
-	var other *anchor.Note
-	for _, h := range heads {
-		if h.Size == n.Size {
-			other = h
-		}
-	}
-	if other == nil {
-		s.seen[n.Origin] = append(heads[max(0, len(heads)-seenHeads+1):], n)
-	}
-	s.mu.Unlock()
-	if other == nil || other.Root == n.Root {
-		return false
-	}
-	s.convicted(anchor.ForkOfSize(other, n).AppendCanonical(nil))
-	return true
+	s.seen[n.Origin] = append(heads[max(0, len(heads)-seenHeads+1):], n)
+	return true, nil
 }
 
 // takeDigest gets the digests that passed. An anchor compares them with what it has
-// cosigned.
+// cosigned. What extends a log that it follows, and what it does not follow, tells it
+// nothing, and is not worth a lookup.
 func (s *Service) takeDigest(ctx context.Context, b []byte) {
 	if s.wit == nil {
 		return
 	}
-	if _, err := s.wit.Observe(ctx, b); err != nil {
+	d, err := anchor.ParseDigest(b)
+	if err != nil {
+		return
+	}
+	last, err := s.wit.Head(ctx, d.Origin)
+	if err == nil && (last == nil || d.Size > last.Size || *last == d.Checkpoint) {
+		return
+	}
+	if err == nil {
+		_, err = s.wit.Observe(ctx, b)
+	}
+	if err != nil {
 		s.log.Debug("digest", "err", err)
 	}
 }
@@ -82,18 +100,22 @@ func (s *Service) takeDigest(ctx context.Context, b []byte) {
 // convicted keeps evidence that this node found and tells everybody, with the states
 // that hold the keys.
 func (s *Service) convicted(evidence []byte) {
-	c, err := anchor.VerifyEvidence(evidence, liveKeys{s.dir})
+	c, err := anchor.VerifyEvidence(evidence, s.keys)
 	if err != nil {
 		s.log.Error("own evidence does not verify", "err", err)
 		return
 	}
+	if old, err := s.cfg.Rows.Get(evidenceKey(c.Origin)); err == nil && old != nil {
+		return // everybody has been told
+	}
 	m := contracts.EvidenceMessage{V: "talos-evidence-message/1", Evidence: base64.RawURLEncoding.EncodeToString(evidence)}
-	dids := []string{didOf(c.Origin)}
-	if c.Witness != "" {
+	did, _, _ := strings.Cut(c.Origin, "/")
+	dids := []string{did}
+	if c.Witness != "" && c.Witness != did {
 		dids = append(dids, c.Witness)
 	}
 	for _, did := range dids {
-		st, err := liveKeys{s.dir}.state(did)
+		st, err := s.keys.state(did)
 		if err != nil {
 			s.log.Error("the state for evidence", "did", did, "err", err)
 			return
@@ -103,17 +125,8 @@ func (s *Service) convicted(evidence []byte) {
 	b := m.AppendCanonical(nil)
 	s.takeEvidence(context.Background(), b)
 	if err := s.evidence.Publish(context.Background(), b); err != nil {
-		s.log.Error("evidence was not gossiped", "err", err)
+		s.log.Warn("evidence was not gossiped", "err", err)
 	}
-}
-
-func didOf(origin string) string {
-	for i := range origin {
-		if origin[i] == '/' {
-			return origin[:i]
-		}
-	}
-	return origin
 }
 
 // VerifyMessage verifies evidence with the states that it brings: offline, by
@@ -149,7 +162,11 @@ func (s *Service) judgeEvidence(b []byte) gossip.Verdict {
 	if err != nil {
 		return gossip.Reject
 	}
-	if old, err := s.cfg.Rows.Get(evidenceKey(c.Origin)); err != nil || old != nil && string(old) != string(b) {
+	s.mu.Lock()
+	full := s.convictions >= maxEvidence && s.seen[c.Origin] == nil
+	s.mu.Unlock()
+	switch old, err := s.cfg.Rows.Get(evidenceKey(c.Origin)); {
+	case err != nil, old == nil && full, old != nil && string(old) != string(b):
 		return gossip.Ignore
 	}
 	return gossip.Accept
@@ -161,17 +178,52 @@ func (s *Service) takeEvidence(ctx context.Context, b []byte) {
 	if err != nil {
 		return
 	}
-	old, err := s.cfg.Rows.Get(evidenceKey(c.Origin))
-	if err == nil && old == nil {
-		s.log.Warn("a log is convicted of two histories", "origin", c.Origin, "type", c.Type)
-		err = s.cfg.Rows.Put(ctx, evidenceKey(c.Origin), b)
-	}
-	if err != nil {
+	if err := s.keepEvidence(ctx, c, b); err != nil {
 		s.log.Error("evidence was not kept", "err", err)
 	}
 	if s.wit != nil {
 		if err := s.wit.AddEvidence(ctx, evidence); err != nil {
 			s.log.Debug("evidence at the witness", "err", err)
+		}
+	}
+}
+
+// keepEvidence stores the first evidence against a log.
+func (s *Service) keepEvidence(ctx context.Context, c *anchor.Conviction, b []byte) error {
+	s.rows.Lock()
+	defer s.rows.Unlock()
+	old, err := s.cfg.Rows.Get(evidenceKey(c.Origin))
+	if err != nil || old != nil {
+		return err
+	}
+	s.log.Warn("a log is convicted of two histories", "origin", c.Origin, "type", c.Type)
+	if err := s.cfg.Rows.Put(ctx, evidenceKey(c.Origin), b); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.convictions++
+	s.mu.Unlock()
+	return nil
+}
+
+// remind freezes what a crash left unfrozen, and gossips the evidence again now and
+// then, for nodes that were away: an anchor's part, to whom all are connected.
+func (s *Service) remind(ctx context.Context) {
+	tick := time.NewTicker(remindEvery)
+	defer tick.Stop()
+	for {
+		all, err := s.Evidence()
+		if err != nil {
+			s.log.Error("reading the evidence", "err", err)
+		}
+		for _, b := range all {
+			s.takeEvidence(ctx, b)
+			_ = s.evidence.Publish(ctx, b) // the next time does as well
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
 		}
 	}
 }

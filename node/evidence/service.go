@@ -3,12 +3,11 @@ package evidence
 import (
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -55,6 +54,7 @@ type Service struct {
 	h    *p2p.Host
 	dir  *directory.Directory
 	log  *slog.Logger
+	keys *liveKeys
 	al   *auditlog.Log
 	wit  *witness.Witness
 	news chan *anchor.Note // the newest head, for the submitter
@@ -62,10 +62,15 @@ type Service struct {
 	digests  *gossip.Topic
 	evidence *gossip.Topic
 
-	mu    sync.Mutex
-	acked map[identity.DID]uint64 // size that an anchor cosigned last, as far as known
-	seen  map[string][]*anchor.Note
-	order []string // of seen, oldest first
+	rows sync.Mutex // one at a time reads a row to change it
+
+	mu          sync.Mutex              // never held over I/O
+	acked       map[identity.DID]uint64 // size that an anchor cosigned last, as far as known
+	newest      anchor.Head             // the newest head with cosignatures; Note nil: none
+	kept        chan struct{}           // closed and replaced when newest changes
+	seen        map[string][]*anchor.Note
+	order       []string // of seen, oldest first
+	convictions int      // how many are kept
 }
 
 // New opens the log and, on an anchor, the witness; joins the topics; serves the
@@ -73,17 +78,21 @@ type Service struct {
 // reading.
 func New(ctx context.Context, cfg Config, h *p2p.Host, dir *directory.Directory, g *gossip.Gossip, log *slog.Logger) (*Service, error) {
 	s := &Service{
-		cfg: cfg, h: h, dir: dir, log: log, news: make(chan *anchor.Note, 1),
+		cfg: cfg, h: h, dir: dir, log: log, keys: newLiveKeys(dir), news: make(chan *anchor.Note, 1), kept: make(chan struct{}),
 		acked: map[identity.DID]uint64{}, seen: map[string][]*anchor.Note{},
+	}
+	if err := s.openRows(); err != nil {
+		return nil, err
 	}
 	if err := s.openWitness(ctx); err != nil {
 		return nil, err
 	}
 	var err error
-	if s.digests, err = g.Join("digest", "1", s.judgeDigest, s.takeDigest); err != nil {
+	// Evidence first: a digest may find some at once.
+	if s.evidence, err = g.Join("evidence", "1", s.judgeEvidence, s.takeEvidence); err != nil {
 		return nil, err
 	}
-	if s.evidence, err = g.Join("evidence", "1", s.judgeEvidence, s.takeEvidence); err != nil {
+	if s.digests, err = g.Join("digest", "1", s.judgeDigest, s.takeDigest); err != nil {
 		return nil, err
 	}
 	opts := auditlog.Options{
@@ -122,21 +131,45 @@ func (f headFile) Store(_ context.Context, head []byte) error {
 }
 
 // openWitness starts the witness of an anchor. The mark that its key has been used
-// is a file beside the head file, apart from the store.
+// is a file beside the head file, apart from the store. A new incarnation has a new
+// witness key, which begins a record of its own.
 func (s *Service) openWitness(ctx context.Context) error {
 	if !s.cfg.WitnessKey.Valid() {
 		return nil
 	}
-	mark := filepath.Join(filepath.Dir(s.cfg.HeadFile), "witness-used")
+	mark, store := "witness-used", s.cfg.Witness
+	if s.cfg.Incarnation > 1 {
+		mark = fmt.Sprintf("witness-used-%d", s.cfg.Incarnation)
+		store = prefixed{store, fmt.Sprintf("%d ", s.cfg.Incarnation)}
+	}
+	mark = filepath.Join(filepath.Dir(s.cfg.HeadFile), mark)
 	_, err := os.Stat(mark)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		// Unreadable is not unused: a witness that forgot would sign a second history.
+		return contracts.Errorf(contracts.Unavailable, "the mark of the witness key: %w", err)
+	}
 	s.wit, err = witness.Open(ctx, witness.Options{
-		Name: string(s.cfg.DID), Signer: anchor.Key(s.cfg.WitnessKey.Ed25519()), Keys: liveKeys{s.dir},
-		Store: s.cfg.Witness, Now: time.Now, KeyUsed: err == nil, Convicted: s.convicted,
+		Name: string(s.cfg.DID), Signer: anchor.Key(s.cfg.WitnessKey.Ed25519()), Keys: s.keys,
+		Store: store, Now: time.Now, KeyUsed: err == nil, Convicted: s.convicted,
 	})
 	if err != nil {
 		return err
 	}
 	return keystore.WriteFile(mark, []byte(s.cfg.DID))
+}
+
+// prefixed is a part of a witness's store.
+type prefixed struct {
+	witness.Store
+	prefix string
+}
+
+func (p prefixed) Load(ctx context.Context, key string) ([]byte, error) {
+	return p.Store.Load(ctx, p.prefix+key)
+}
+
+func (p prefixed) Swap(ctx context.Context, key string, old, record []byte) error {
+	return p.Store.Swap(ctx, p.prefix+key, old, record)
 }
 
 // Log gives the audit log.
@@ -154,168 +187,26 @@ func (s *Service) NewEvent(typ string) *contracts.AuditEvent {
 	return anchor.NewEvent(typ, string(s.cfg.DID), time.Now(), r)
 }
 
-// Run commits events, makes checkpoints and submits them, until ctx ends.
+// Run commits events, makes checkpoints and submits them, until ctx ends. A log that
+// is put in quarantine takes nothing more and says so; the rest goes on, as it does
+// when the quarantine is found at the start.
 func (s *Service) Run(ctx context.Context) error {
-	var g errgroup.Group
+	g, ctx := errgroup.WithContext(ctx)
 	logDone := make(chan struct{})
-	g.Go(func() error { defer close(logDone); return s.al.Run(ctx) })
-	g.Go(func() error { s.submitLoop(ctx, logDone); return nil })
-	return g.Wait()
-}
-
-// Keys of the rows: 'c' incarnation size for a cosigned head, 'e' origin for
-// evidence.
-func (s *Service) headKey(size uint64) []byte {
-	k := binary.BigEndian.AppendUint16([]byte{'c'}, s.cfg.Incarnation)
-	return binary.BigEndian.AppendUint64(k, size)
-}
-
-// heads gives the heads with cosignatures that were kept, oldest first.
-func (s *Service) heads() ([]anchor.Head, error) {
-	var out []anchor.Head
-	prefix := binary.BigEndian.AppendUint16([]byte{'c'}, s.cfg.Incarnation)
-	err := s.cfg.Rows.Scan(prefix, func(_, v []byte) bool {
-		if h, err := s.parseHead(v); err == nil {
-			out = append(out, h)
+	g.Go(func() error {
+		err := s.al.Run(ctx)
+		close(logDone)
+		var q *auditlog.Quarantine
+		if errors.As(err, &q) {
+			s.log.Error("the audit log is in quarantine: nothing that must be recorded is accepted", "err", q)
+			return nil
 		}
-		return true
+		return err
 	})
-	return out, err
-}
-
-func (s *Service) parseHead(text []byte) (anchor.Head, error) {
-	n, err := anchor.ParseNote(text)
-	if err != nil {
-		return anchor.Head{}, err
+	g.Go(func() error { s.submitLoop(ctx, logDone); return nil })
+	if s.wit != nil {
+		g.Go(func() error { s.remind(ctx); return nil })
 	}
-	key := s.cfg.LogKey.Public().Bytes()
-	h := anchor.Head{Note: n.Bare(key)}
-	for _, sig := range n.Signatures {
-		if sig.Name != n.Origin {
-			h.Cosignatures = append(h.Cosignatures, sig)
-		}
-	}
-	return h, nil
-}
-
-// Prove makes the bundle of an entry: under the oldest head that covers it and has
-// the most cosignatures, with the state records that hold all keys. If no head
-// covers it yet, one is made.
-func (s *Service) Prove(ctx context.Context, index uint64, sealed bool) ([]byte, error) {
-	if index >= s.al.Size() {
-		return nil, contracts.Errorf(contracts.NotFound, "the log has %d entries; the first is 0", s.al.Size())
-	}
-	heads, err := s.heads()
-	if err != nil {
-		return nil, err
-	}
-	o := auditlog.BundleOptions{Sealed: sealed}
-	for _, h := range heads {
-		switch {
-		case h.Note.Size <= index:
-			o.Prior = &h
-		case o.Head.Note == nil || len(h.Cosignatures) > len(o.Head.Cosignatures):
-			o.Head = h
-		}
-	}
-	if o.Head.Note == nil {
-		if o.Head, err = s.freshHead(ctx); err != nil {
-			return nil, err
-		}
-	}
-	dids := []identity.DID{s.cfg.DID}
-	for _, h := range []*anchor.Head{&o.Head, o.Prior} {
-		if h == nil {
-			continue
-		}
-		for _, c := range h.Cosignatures {
-			dids = append(dids, identity.DID(c.Name))
-		}
-	}
-	slices.Sort(dids)
-	for _, did := range slices.Compact(dids) {
-		r, err := s.dir.Resolve(ctx, did, directory.Options{})
-		if err != nil {
-			return nil, contracts.Errorf(contracts.CodeOf(err), "the state of %s for the bundle: %w", did.Short(), err)
-		}
-		o.States = append(o.States, r.State.Raw)
-	}
-	return s.al.Bundle(ctx, index, o)
-}
-
-// freshWait is how long a proof waits for the anchors: a node that has just started
-// has not reached them yet.
-const freshWait = 10 * time.Second
-
-// freshHead makes a head that covers all entries and waits for the cosignatures of
-// the anchors; when they do not come in time, it gives what there is.
-func (s *Service) freshHead(ctx context.Context) (h anchor.Head, err error) {
-	end := time.Now().Add(freshWait)
-	for {
-		n, err := s.al.Checkpoint(ctx)
-		if err != nil && contracts.CodeOf(err) != contracts.Unavailable {
-			return h, err
-		}
-		if err == nil {
-			h.Note = n
-			if b, e := s.cfg.Rows.Get(s.headKey(n.Size)); e == nil && b != nil {
-				if h, err = s.parseHead(b); err != nil {
-					return h, err
-				}
-			}
-		}
-		if len(h.Cosignatures) >= len(s.cfg.Anchors) && h.Note != nil || time.Now().After(end) {
-			if h.Note == nil {
-				return h, err
-			}
-			return h, nil
-		}
-		t := time.NewTimer(50 * time.Millisecond)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return h, ctx.Err()
-		}
-	}
-}
-
-// Witnessed gives the newest size that anchors cosigned, and how many of them.
-func (s *Service) Witnessed() (size uint64, by int) {
-	heads, err := s.heads()
-	if err != nil || len(heads) == 0 {
-		return 0, 0
-	}
-	h := heads[len(heads)-1]
-	return h.Note.Size, len(h.Cosignatures)
-}
-
-// liveKeys finds keys through the directory.
-type liveKeys struct{ dir *directory.Directory }
-
-const keyTimeout = 5 * time.Second
-
-func (k liveKeys) state(did string) (*identity.State, error) {
-	d, err := identity.ParseDID(did)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), keyTimeout)
-	defer cancel()
-	r, err := k.dir.Resolve(ctx, d, directory.Options{})
-	if err != nil {
-		return nil, err
-	}
-	if r.State == nil {
-		return nil, contracts.Errorf(contracts.OriginUnknown, "%s is a did:key and keeps no log", did)
-	}
-	return r.State, nil
-}
-
-func (k liveKeys) keys(did string) (identity.StateKeys, error) {
-	s, err := k.state(did)
-	if err != nil {
-		return nil, contracts.Errorf(contracts.OriginUnknown, "%.80s: %w", did, err)
-	}
-	return identity.StateKeys{s.DID: s}, nil
+	g.Go(func() error { <-ctx.Done(); return nil })
+	return g.Wait()
 }

@@ -3,87 +3,129 @@ package evidence
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"sync"
 	"time"
-
-	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/talosprotocol/talos/anchor"
 	"github.com/talosprotocol/talos/anchor/witness"
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
-	"github.com/talosprotocol/talos/node/directory"
 	"github.com/talosprotocol/talos/node/p2p"
 )
 
-// The witness stream (spec/witness.md): one frame each way. The first byte says
-// what is asked.
+// Times of submitting.
 const (
-	streamName, streamVersion = "witness", "1.0.0"
-
-	askAdd  = 0x01 // a C2SP add-checkpoint body follows; answered by a witness.Response
-	askHead = 0x02 // an origin follows; answered by size u64 and root (32), size 0 for none
-
-	maxAsk     = witness.MaxRequest + 1
 	firstRetry = time.Second
 	lastRetry  = 30 * time.Second
+	lastWords  = 3 * time.Second  // for the head that is made at the end
+	confirmFor = 10 * time.Second // for an anchor to say what it cosigned
+	laggards   = 2 * time.Second  // for the others, once one has said it
 )
 
 // publish gets each new signed head from the log's committer, and must not wait.
-func (s *Service) publish(n *anchor.Note) {
+func (s *Service) publish(n *anchor.Note) { post(s.news, n) }
+
+// post puts a head into a box of one, in place of an older one that nobody took. It
+// has one caller for each box.
+func post(box chan *anchor.Note, n *anchor.Note) {
+	select {
+	case <-box:
+	default:
+	}
+	box <- n
+}
+
+// submitLoop hands each new head to gossip and to a courier for every anchor, so
+// that one which is out of reach holds up no other.
+func (s *Service) submitLoop(ctx context.Context, logDone <-chan struct{}) {
+	end := make(chan struct{})
+	boxes := make([]chan *anchor.Note, len(s.cfg.Anchors))
+	var couriers sync.WaitGroup
+	for i, a := range s.cfg.Anchors {
+		boxes[i] = make(chan *anchor.Note, 1)
+		couriers.Go(func() { s.courier(ctx, a, boxes[i], end) })
+	}
+	deliver := func(head *anchor.Note) {
+		for _, b := range boxes {
+			post(b, head)
+		}
+		s.tell(ctx, head)
+	}
 	for {
 		select {
-		case s.news <- n:
-			return
-		default:
+		case head := <-s.news:
+			deliver(head)
+			continue
+		case <-logDone:
 		}
 		select {
-		case <-s.news: // an older head that nobody took
+		case head := <-s.news: // the last one
+			deliver(head)
 		default:
 		}
+		close(end)
+		couriers.Wait()
+		return
 	}
 }
 
-// submitLoop hands the newest head to gossip and to every anchor, and goes on with
-// the anchors that were out of reach.
-func (s *Service) submitLoop(ctx context.Context, logDone <-chan struct{}) {
-	var head *anchor.Note
-	var missing []identity.DID
+// courier brings heads to one anchor: always the newest alone, since one proof joins
+// it to whatever the anchor has. After a failure it waits, whatever comes meanwhile,
+// so that an anchor that returns is not stormed.
+func (s *Service) courier(ctx context.Context, to identity.DID, box <-chan *anchor.Note, end <-chan struct{}) {
+	var head *anchor.Note // that the anchor has not cosigned
 	retry := firstRetry
-	timer := time.NewTimer(time.Hour)
+	timer := time.NewTimer(lastRetry)
+	timer.Stop()
 	defer timer.Stop()
+	waiting := false
 	for {
 		select {
-		case head = <-s.news:
-			missing, retry = s.cfg.Anchors, firstRetry
-			s.tell(ctx, head)
+		case head = <-box:
+			if waiting {
+				continue
+			}
 		case <-timer.C:
-		case <-logDone:
-			s.lastWords()
+			waiting = false
+		case <-end:
+			select {
+			case head = <-box:
+			default:
+			}
+			if head != nil {
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+				defer cancel()
+				_ = s.bring(ctx, to, head) // the next start brings it otherwise
+			}
 			return
 		}
 		if head == nil {
 			continue
 		}
-		if missing = s.submitAll(ctx, head, missing); len(missing) > 0 {
+		if err := s.bring(ctx, to, head); err != nil {
 			timer.Reset(retry)
-			retry = min(2*retry, lastRetry)
+			waiting, retry = true, min(2*retry, lastRetry)
+			continue
 		}
+		head, retry = nil, firstRetry
 	}
 }
 
-// lastWords submits the head that the log made when it was told to end.
-func (s *Service) lastWords() {
-	select {
-	case head := <-s.news:
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-		defer cancel()
-		s.submitAll(ctx, head, s.cfg.Anchors)
+// bring has an anchor cosign a head and keeps the cosignature.
+func (s *Service) bring(ctx context.Context, to identity.DID, head *anchor.Note) error {
+	sig, err := s.submit(ctx, to, head)
+	switch contracts.CodeOf(err) {
+	case "":
+		if err = s.keep(head, sig); err != nil {
+			s.log.Error("a cosignature was not kept", "anchor", to, "err", err)
+		}
+	case contracts.OriginFrozen, contracts.ProofInvalid, contracts.SignatureInvalid:
+		s.log.Warn("an anchor refuses this log", "anchor", to, "size", head.Size, "err", err)
 	default:
+		s.log.Debug("an anchor did not cosign", "anchor", to, "size", head.Size, "err", err)
 	}
+	return err
 }
 
 // tell gossips the digest of a head.
@@ -100,57 +142,6 @@ func (s *Service) tell(ctx context.Context, head *anchor.Note) {
 	}
 }
 
-// submitAll submits a head to anchors at once, keeps the cosignatures, and gives the
-// anchors that did not sign.
-func (s *Service) submitAll(ctx context.Context, head *anchor.Note, to []identity.DID) (missing []identity.DID) {
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	note := &anchor.Note{Checkpoint: head.Checkpoint, Signatures: head.Signatures}
-	for _, a := range to {
-		wg.Go(func() {
-			sig, err := s.submit(ctx, a, head)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				s.log.Debug("anchor did not cosign", "anchor", a, "size", head.Size, "err", err)
-				missing = append(missing, a)
-				return
-			}
-			note.Signatures = append(note.Signatures, sig)
-		})
-	}
-	wg.Wait()
-	if len(note.Signatures) == len(head.Signatures) {
-		return missing
-	}
-	if err := s.keep(note); err != nil {
-		s.log.Error("cosignatures were not kept", "err", err)
-	}
-	return missing
-}
-
-// keep adds cosignatures to the row of a head.
-func (s *Service) keep(note *anchor.Note) error {
-	old, err := s.cfg.Rows.Get(s.headKey(note.Size))
-	if err != nil {
-		return err
-	}
-	if old != nil {
-		if n, err := anchor.ParseNote(old); err == nil {
-			have := map[string]bool{}
-			for _, sig := range note.Signatures {
-				have[sig.Name] = true
-			}
-			for _, sig := range n.Signatures {
-				if !have[sig.Name] {
-					note.Signatures = append(note.Signatures, sig)
-				}
-			}
-		}
-	}
-	return s.cfg.Rows.Put(context.Background(), s.headKey(note.Size), note.Append(nil))
-}
-
 // submit has one anchor cosign a head.
 func (s *Service) submit(ctx context.Context, to identity.DID, head *anchor.Note) (anchor.Signature, error) {
 	ctx, cancel := context.WithTimeout(ctx, p2p.ReadTimeout)
@@ -159,9 +150,6 @@ func (s *Service) submit(ctx context.Context, to identity.DID, head *anchor.Note
 		s.mu.Lock()
 		old := s.acked[to]
 		s.mu.Unlock()
-		if old > head.Size {
-			return anchor.Signature{}, contracts.Errorf(contracts.CheckpointStale, "the anchor has cosigned size %d of this log already", old)
-		}
 		proof, err := s.al.Consistency(ctx, old, head.Size)
 		if err != nil {
 			return anchor.Signature{}, err
@@ -173,59 +161,117 @@ func (s *Service) submit(ctx context.Context, to identity.DID, head *anchor.Note
 		}
 		line, err := witness.ParseResponse(b)
 		var stale *witness.Stale
-		if errors.As(err, &stale) {
-			s.mu.Lock()
-			s.acked[to] = stale.Size
-			s.mu.Unlock()
-			if stale.Code == contracts.CheckpointStale && stale.Size != old {
-				continue // with the right proof
+		if errors.As(err, &stale) && stale.Size != old {
+			// The size is the anchor's word alone. One above what this log ever signed is
+			// not kept: an honest answer must still be possible later.
+			if stale.Size > head.Size {
+				return anchor.Signature{}, contracts.Errorf(contracts.CheckpointStale, "the anchor claims size %d of this log, which has signed %d", stale.Size, head.Size)
 			}
+			s.ack(to, stale.Size)
+			continue // with the right proof
 		}
 		if err != nil {
 			return anchor.Signature{}, err
 		}
-		return s.checkCosignature(ctx, to, head, line)
+		sig, err := s.checkCosignature(to, head, line)
+		if err == nil {
+			s.ack(to, head.Size)
+		}
+		return sig, err
 	}
 	return anchor.Signature{}, contracts.Errorf(contracts.Unavailable, "the anchor's size of this log does not settle")
 }
 
-func (s *Service) checkCosignature(ctx context.Context, to identity.DID, head *anchor.Note, line []byte) (anchor.Signature, error) {
+func (s *Service) ack(by identity.DID, size uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acked[by] = size
+}
+
+func (s *Service) checkCosignature(by identity.DID, head *anchor.Note, line []byte) (anchor.Signature, error) {
 	sig, err := anchor.ParseSignature(line)
 	if err != nil {
 		return sig, err
 	}
-	if sig.Name != string(to) {
-		return sig, contracts.Errorf(contracts.SignatureInvalid, "a cosignature of %.80s, not of %s", sig.Name, to)
+	if sig.Name != string(by) {
+		return sig, contracts.Errorf(contracts.SignatureInvalid, "a cosignature of %.80s, not of %s", sig.Name, by)
 	}
-	r, err := s.dir.Resolve(ctx, to, directory.Options{})
+	key, err := s.keys.WitnessKey(string(by))
 	if err != nil {
 		return sig, err
 	}
-	if _, err := sig.VerifyCosignature(head.Checkpoint, r.State.Doc.Witness.Bytes()); err != nil {
-		return sig, err
-	}
-	s.mu.Lock()
-	s.acked[to] = head.Size
-	s.mu.Unlock()
-	return sig, nil
+	_, err = sig.VerifyCosignature(head.Checkpoint, key)
+	return sig, err
 }
 
-// confirm asks the anchors for the newest head of this log that they cosigned.
+// confirm asks the anchors for the newest head of this log that they cosigned. All
+// are asked at once: one has to answer, and the others get a little longer, since the
+// one that saw more may be the slower. Of an answer nothing is believed but this
+// log's own signature (WIT-12).
 func (s *Service) confirm(ctx context.Context) (size uint64, root anchor.Hash, err error) {
-	ctx, cancel := context.WithTimeout(ctx, p2p.ReadTimeout)
+	ctx, cancel := context.WithTimeout(ctx, confirmFor)
 	defer cancel()
-	root, err = anchor.EmptyRoot, contracts.Errorf(contracts.Unavailable, "no anchor answers")
+	type answer struct {
+		note *anchor.Note
+		err  error
+	}
+	answers := make(chan answer, len(s.cfg.Anchors))
 	for _, a := range s.cfg.Anchors {
-		b, e := s.ask(ctx, a, append([]byte{askHead}, s.al.Origin()...))
-		if e != nil || len(b) != 40 {
-			continue
-		}
-		err = nil
-		if n := binary.BigEndian.Uint64(b); n > size {
-			size, root = n, anchor.Hash(b[8:])
+		go func() {
+			n, err := s.askHead(ctx, a)
+			answers <- answer{n, err}
+		}()
+	}
+	root, err = anchor.EmptyRoot, contracts.Errorf(contracts.Unavailable, "no anchor answers")
+	last := ctx.Done()
+	for range s.cfg.Anchors {
+		select {
+		case a := <-answers:
+			if a.err != nil {
+				continue
+			}
+			if err != nil {
+				err = nil
+				late, stop := context.WithTimeout(ctx, laggards)
+				defer stop()
+				last = late.Done()
+			}
+			if a.note == nil {
+				continue
+			}
+			if r, e := s.al.Root(ctx, a.note.Size); e == nil && r != a.note.Root {
+				return a.note.Size, a.note.Root, nil // a second history, which the log judges
+			}
+			if a.note.Size > size {
+				size, root = a.note.Size, a.note.Root
+			}
+		case <-last:
+			return size, root, err
 		}
 	}
 	return size, root, err
+}
+
+// askHead asks an anchor for the newest head of this log that it cosigned, nil if
+// it has none.
+func (s *Service) askHead(ctx context.Context, a identity.DID) (*anchor.Note, error) {
+	b, err := s.ask(ctx, a, append([]byte{askHead}, s.al.Origin()...))
+	if err != nil {
+		return nil, err
+	}
+	text, err := witness.ParseResponse(b)
+	if err != nil || len(text) == 0 {
+		return nil, err
+	}
+	n, err := anchor.Open(text, s.cfg.LogKey.Public().Bytes())
+	if err == nil && n.Origin != s.al.Origin() {
+		err = contracts.Errorf(contracts.SignatureInvalid, "a head of %.80s", n.Origin)
+	}
+	if err != nil {
+		s.log.Warn("an anchor shows a head that this log never signed", "anchor", a, "err", err)
+		return nil, err
+	}
+	return n, nil
 }
 
 // ask sends one frame to an anchor and reads the answer.
@@ -250,59 +296,4 @@ func (s *Service) ask(ctx context.Context, to identity.DID, body []byte) ([]byte
 		return nil, contracts.Errorf(contracts.Unavailable, "anchor %s: %w", to.Short(), err)
 	}
 	return b, nil
-}
-
-// serve answers as an anchor.
-func (s *Service) serve(st network.Stream) {
-	if s.wit == nil {
-		_ = st.ResetWithError(network.StreamProtocolViolation)
-		return
-	}
-	release, err := p2p.Reserve(st, "talos.witness", maxAsk)
-	if err != nil {
-		return
-	}
-	defer release()
-	_ = st.SetDeadline(time.Now().Add(p2p.WriteTimeout))
-	b, err := p2p.ReadFrame(bufio.NewReader(st), maxAsk)
-	if err != nil || len(b) == 0 {
-		_ = st.ResetWithError(network.StreamProtocolViolation)
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), p2p.WriteTimeout)
-	defer cancel()
-	out := s.answer(ctx, st.Conn().RemotePeer(), b)
-	if out == nil {
-		_ = st.ResetWithError(network.StreamProtocolViolation)
-		return
-	}
-	_ = p2p.WriteFrame(st, out)
-	_ = st.Close()
-}
-
-func (s *Service) answer(ctx context.Context, from peer.ID, b []byte) []byte {
-	switch b[0] {
-	case askAdd:
-		req, err := witness.ParseRequest(b[1:])
-		var line []byte
-		if err == nil {
-			line, err = s.wit.AddCheckpoint(ctx, req.OldSize, req.Proof, req.Note)
-		}
-		if err != nil {
-			s.log.Info("checkpoint refused", "peer", from, "err", err)
-		}
-		return witness.Answer(line, err).Append(nil)
-	case askHead:
-		cp, err := s.wit.Head(ctx, string(b[1:]))
-		if err != nil {
-			return nil
-		}
-		out := make([]byte, 40)
-		if cp != nil {
-			binary.BigEndian.PutUint64(out, cp.Size)
-			copy(out[8:], cp.Root[:])
-		}
-		return out
-	}
-	return nil
 }
