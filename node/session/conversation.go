@@ -42,6 +42,9 @@ type conversation struct {
 	begun  bool   // loaded is set
 	loaded uint64 // row.next when this run first saw the row: later numbers were made by this run
 	synced bool   // the peer's count was compared with loaded
+	// suspect: the peer acknowledges what this store does not know of. Its count is
+	// asked for even if nothing waits.
+	suspect bool
 	states map[ratchet.SessionID]*ratchet.State
 	wake   chan struct{} // the outbox has something new
 }

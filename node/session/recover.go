@@ -26,9 +26,13 @@ const (
 // is).
 func (c *conversation) compare(ctx context.Context, next, acked uint64) error {
 	c.mu.Lock()
-	if err := c.load(); err != nil || c.row == nil {
+	if err := c.load(); err != nil || c.row == nil && next == 0 {
+		c.suspect = false
 		c.mu.Unlock()
 		return err
+	}
+	if c.row == nil {
+		c.create() // this store is not even an older copy
 	}
 	id := ratchet.SessionID{}
 	if ref, _ := c.active(); ref != nil {
@@ -41,7 +45,7 @@ func (c *conversation) compare(ctx context.Context, next, acked uint64) error {
 	case next < acked:
 		err = contracts.Errorf(contracts.SessionRollback, "the peer has %d messages of ours and had acknowledged %d: its store is an older copy", next, acked)
 	default:
-		c.synced = true
+		c.synced, c.suspect = true, false
 	}
 	c.mu.Unlock()
 	if err == nil {
@@ -102,7 +106,7 @@ func (c *conversation) replace(ctx context.Context, id peer.ID, bundle []byte, n
 		}
 	}
 	c.row.acked, c.row.redo = next, c.row.next
-	c.loaded, c.synced = c.row.next, true
+	c.loaded, c.synced, c.suspect = c.row.next, true, false
 	return c.begin(ctx, beginning{id: id, bundle: bundle, gone: gone, void: next})
 }
 
@@ -112,7 +116,7 @@ func (c *conversation) settle(ctx context.Context) (some bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.load(); err != nil || c.row == nil {
-		return false, err
+		return c.suspect, err
 	}
 	if _, st := c.active(); c.row.redo > 0 && c.row.acked > c.row.redo && st != nil {
 		if err := c.reseal(ctx, false); err != nil {
@@ -120,7 +124,7 @@ func (c *conversation) settle(ctx context.Context) (some bool, err error) {
 		}
 	}
 	rows, err := c.pending(0, endOfRows, 1)
-	return len(rows) > 0, err
+	return len(rows) > 0 || c.suspect, err
 }
 
 // reseal moves the bodies below redo behind all other rows, in the order in which

@@ -114,14 +114,24 @@ func refused(err error) bool {
 	return false
 }
 
-func (m *Manager) takeFrame(c *conversation, s network.Stream, b []byte) ([]Message, error) {
+func (m *Manager) takeFrame(c *conversation, s network.Stream, b []byte) (msgs []Message, err error) {
+	defer func() {
+		if contracts.CodeOf(err) == contracts.SessionRollback {
+			// Refusing is not enough: the peer will acknowledge the same again. This
+			// side must learn its place from the peer's count.
+			c.mu.Lock()
+			c.suspect = true
+			c.mu.Unlock()
+			c.nudge()
+		}
+	}()
 	switch b[0] {
 	case frameRatchet:
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return c.receive(m.ctx, b[1:])
 	case frameFlight:
-		msgs, err := c.accept(m.ctx, s.Conn().RemotePeer(), b[1:])
+		msgs, err = c.accept(m.ctx, s.Conn().RemotePeer(), b[1:])
 		if contracts.CodeOf(err) == contracts.PeerNotBound {
 			// The peer's keys may be newer than what is remembered.
 			if _, e := m.dir.Resolve(m.ctx, c.peer, directory.Options{Fresh: true}); e == nil {
