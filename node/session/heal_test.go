@@ -90,11 +90,14 @@ func TestRotationUnderLoad(t *testing.T) {
 	b.expect(t, want...)
 	before := a.active(t, b)
 	a.clock.Add((session.RotateAfter + time.Hour).Milliseconds())
-	a.crash() // a stream that idles is not asked; a new one is
-	a.open(t, 0, false)
-	a.send(t, b, "next day")
-	b.expect(t, append(want, "next day")...)
-	wait(t, "a session of the new day", func() bool { return a.active(t, b) != before })
+	wait(t, "session of the new day", func() bool {
+		a.crash() // a stream that idles does not ask; a new one does
+		a.open(t, 0, false)
+		want = append(want, fmt.Sprint("next day ", len(want)))
+		a.send(t, b, want[len(want)-1])
+		b.expect(t, want...)
+		return a.active(t, b) != before
+	})
 }
 
 // Rows E3 and F3: an older copy of either store is seen within one round trip, and the
