@@ -45,8 +45,8 @@ type conversation struct {
 	// suspect: the peer acknowledges what this store does not know of. Its count is
 	// asked for even if nothing waits.
 	suspect bool
-	states map[ratchet.SessionID]*ratchet.State
-	wake   chan struct{} // the outbox has something new
+	states  map[ratchet.SessionID]*ratchet.State
+	wake    chan struct{} // the outbox has something new
 }
 
 // conversationID gives the id that two DIDs agree on without a word, so that both

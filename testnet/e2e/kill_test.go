@@ -99,7 +99,7 @@ func (a *agent) chat(ctx context.Context, to *agent, round int, stop <-chan stru
 // arrives once and in order, and the audit log never forgets. SES-6, SES-7.
 func TestE1_Kill(t *testing.T) {
 	n := rounds(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(40+10*n)*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(30+20*n)*time.Second)
 	defer cancel()
 	net := start(t, ctx)
 	var agents []*agent
