@@ -204,11 +204,14 @@ func (w *world) outsider(t *testing.T, topic string) *gossip.Topic {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := w.boot.Host()
-	if err := h.Connect(t.Context(), peer.AddrInfo{ID: b.ID(), Addrs: b.Addrs()}); err != nil {
-		t.Fatal(err)
+	// With every node: what is relayed in the first second, before the meshes stand,
+	// can be lost.
+	for _, m := range w.all() {
+		if err := h.Connect(t.Context(), peer.AddrInfo{ID: m.Host().ID(), Addrs: m.Host().Addrs()}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	wait(t, "a peer in the topic", func() bool { return len(tp.Peers()) > 0 })
+	wait(t, "peers in the topic", func() bool { return len(tp.Peers()) == len(w.all()) })
 	return tp
 }
 
