@@ -148,4 +148,3 @@ func TestC8_PrekeysAreBounded(t *testing.T) {
 	}
 	wait(t, "all", func() bool { return len(b.inbox(t)) == 40 })
 }
-
