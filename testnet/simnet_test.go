@@ -16,9 +16,12 @@ import (
 	dssync "github.com/ipfs/go-datastore/sync"
 	"github.com/libp2p/go-libp2p"
 	record "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/control"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/marcopolo/simnet"
+	"github.com/multiformats/go-multiaddr"
 	"github.com/quic-go/quic-go"
 	"go.uber.org/fx"
 
@@ -33,9 +36,10 @@ const simLink = 100 * time.Millisecond
 // sim is a network of hosts whose packets go over simulated links, for the virtual
 // time of package synctest. A cut drops what crosses from one half to the other.
 type sim struct {
-	net   simnet.Simnet
-	cut   atomic.Bool
-	nodes []*simNode
+	net    simnet.Simnet
+	cut    atomic.Bool
+	sparse bool // nodes dial nobody on their own
+	nodes  []*simNode
 }
 
 // simNode is a node's lower floors: host, DHT, peering and one topic.
@@ -47,8 +51,9 @@ type simNode struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
-	mu  sync.Mutex
-	got map[string]time.Time // payloads and when they came
+	mu    sync.Mutex
+	got   map[string]time.Time // payloads and when they came
+	dials map[peer.ID]bool     // whom it may dial in a sparse network
 }
 
 func newSim() *sim {
@@ -111,11 +116,15 @@ func (s *sim) add(t *testing.T, judge func([]byte) gossip.Verdict, keep ...*simN
 	seed := make([]byte, ed25519.SeedSize)
 	binary.BigEndian.PutUint32(seed, uint32(i)+1)
 	ip := simnet.IntToPublicIPv4(i)
-	n := &simNode{got: map[string]time.Time{}}
+	n := &simNode{got: map[string]time.Time{}, dials: map[peer.ID]bool{}}
+	opts := []libp2p.Option{s.transport(ip)}
+	if s.sparse {
+		opts = append(opts, libp2p.ConnectionGater(n))
+	}
 	var err error
 	n.h, err = p2p.New(p2p.Config{
 		Network: "sim", Kind: p2p.Local, Key: ed25519.NewKeyFromSeed(seed), Listen: []string{fmt.Sprintf("/ip4/%s/udp/4000/quic-v1", ip)},
-		Options: []libp2p.Option{s.transport(ip)}, Refresh: time.Hour,
+		Options: opts, Refresh: time.Hour,
 	}, dssync.MutexWrap(ds.NewMapDatastore()), record.NamespacedValidator{directory.Namespace: directory.NewValidator(time.Now)})
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +146,36 @@ func (s *sim) add(t *testing.T, judge func([]byte) gossip.Verdict, keep ...*simN
 	s.nodes = append(s.nodes, n)
 	return n
 }
+
+// connect connects two nodes of a sparse network, where the DHT would connect each
+// with all otherwise.
+func (s *sim) connect(t *testing.T, a, b *simNode) {
+	t.Helper()
+	a.mu.Lock()
+	a.dials[b.h.ID()] = true
+	a.mu.Unlock()
+	if err := a.h.Connect(t.Context(), peer.AddrInfo{ID: b.h.ID(), Addrs: b.h.Addrs()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The node is the gater of its connections in a sparse network.
+
+func (n *simNode) InterceptPeerDial(id peer.ID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dials[id]
+}
+
+func (n *simNode) InterceptAddrDial(peer.ID, multiaddr.Multiaddr) bool { return true }
+
+func (n *simNode) InterceptAccept(network.ConnMultiaddrs) bool { return true }
+
+func (n *simNode) InterceptSecured(network.Direction, peer.ID, network.ConnMultiaddrs) bool {
+	return true
+}
+
+func (n *simNode) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
 
 func (n *simNode) take(_ context.Context, b []byte) {
 	n.mu.Lock()
