@@ -38,12 +38,8 @@ func (n *Node) Status() api.Status {
 		}
 	}
 	if n.talks != nil {
-		if list, err := n.talks.Sessions(); err == nil {
-			for _, i := range list {
-				if i.Active {
-					s.Sessions++
-				}
-			}
+		if k, err := n.talks.Active(); err == nil {
+			s.Sessions = k
 		}
 	}
 	s.Witnessed, s.Cosigners = n.proofs.Witnessed()

@@ -22,7 +22,7 @@ import (
 func rounds(t *testing.T) int {
 	n, err := strconv.Atoi(os.Getenv("TALOS_KILL_ROUNDS"))
 	if err != nil {
-		n = 5
+		n = 2
 	}
 	if testing.Short() {
 		t.Skip("starts processes")
