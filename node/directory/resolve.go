@@ -185,6 +185,9 @@ func (d *Directory) fromPeer(ctx context.Context, did identity.DID, known *Resol
 
 // fromDHT searches the DHT exhaustively.
 func (d *Directory) fromDHT(ctx context.Context, did identity.DID, _ *Resolved) ([]byte, error) {
+	if d.h.DHT.RoutingTable().Size() == 0 {
+		return nil, contracts.Errorf(contracts.Unavailable, "no peer is connected to ask for %s; is a bootstrap reachable? talos doctor says more", did.Short())
+	}
 	raw, err := d.h.DHT.GetValue(ctx, Key(did))
 	switch {
 	case err == nil:
