@@ -67,7 +67,6 @@ type handle struct {
 	persist bool
 	count   int
 	dead    atomic.Bool
-	table   session.Store // a real store instead of the disk's rows
 }
 
 func (h *handle) Get(key []byte) ([]byte, error) {
