@@ -76,6 +76,20 @@ func (p *Process) Kill() error {
 	return err
 }
 
+// Dump ends the process with the stacks of its goroutines in its log, for a test that
+// wants to know where it hangs.
+func (p *Process) Dump() {
+	if p.cmd == nil {
+		return
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGQUIT)
+	select {
+	case <-p.done:
+		p.cmd = nil
+	case <-time.After(5 * time.Second):
+	}
+}
+
 // Ready waits until the node says that it is.
 func (p *Process) Ready(ctx context.Context) error {
 	var last error

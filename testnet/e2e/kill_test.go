@@ -47,12 +47,15 @@ func start(t *testing.T, ctx context.Context) *testnet.Processes {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = net.Stop()
 		for _, m := range net.All() {
+			if t.Failed() {
+				net.Process(m).Dump()
+			}
 			if log, err := os.ReadFile(filepath.Join(m.Home(), "node.log")); err == nil && t.Failed() {
-				t.Logf("log of %s: %s", m.Name(), log[max(0, len(log)-2000):])
+				t.Logf("log of %s: %s", m.Name(), log[max(0, len(log)-60000):])
 			}
 		}
+		_ = net.Stop()
 	})
 	return net
 }
