@@ -148,8 +148,8 @@ func TestRow6_DamagedStoreNeverForks(t *testing.T) {
 	t.Logf("%d damages: %v", rounds, counts)
 }
 
-// judge opens a damaged store in a process of its own, since the database panics over
-// some damages, and checks what was signed there.
+// judge opens a damaged store in a process of its own, since a panic of the database
+// would come in a goroutine of its own, and checks what was signed there.
 func (h logHome) judge(t *testing.T, did identity.DID, seed []byte, last *anchor.Note, what string) string {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestDamagedChild$")
@@ -164,7 +164,8 @@ func (h logHome) judge(t *testing.T, did identity.DID, seed []byte, last *anchor
 		t.Errorf("%s: signed size %d after %d", what, head.Size, last.Size)
 	}
 	if err != nil {
-		return "crashed"
+		t.Errorf("%s: the process died: %v\n%.2000s", what, err, out)
+		return "died"
 	}
 	_, verdict, _ := strings.Cut(string(out), "verdict: ")
 	verdict, _, _ = strings.Cut(verdict, "\n")
