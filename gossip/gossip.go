@@ -204,3 +204,25 @@ func (t *Topic) Publish(ctx context.Context, data []byte) error {
 
 // Peers gives the peers that are known to be in the topic.
 func (t *Topic) Peers() []peer.ID { return t.t.ListPeers() }
+
+// OnPeer calls f with each peer that comes into the topic from now on, in turn, until
+// Close. f must not wait.
+func (t *Topic) OnPeer(f func(peer.ID)) error {
+	h, err := t.t.EventHandler()
+	if err != nil {
+		return contracts.Errorf(contracts.Unavailable, "topic %s: %w", t.t.String(), err)
+	}
+	t.g.done.Go(func() {
+		defer h.Cancel()
+		for {
+			e, err := h.NextPeerEvent(t.g.ctx)
+			if err != nil {
+				return // Close
+			}
+			if e.Type == pubsub.PeerJoin {
+				f(e.Peer)
+			}
+		}
+	})
+	return nil
+}

@@ -35,8 +35,9 @@ type Directory struct {
 	changed chan struct{} // self was replaced: publish
 	status  atomic.Pointer[PublishStatus]
 
-	mu    sync.Mutex
-	bound map[peer.ID]*Peer
+	mu      sync.Mutex
+	bound   map[peer.ID]*Peer
+	onBound func(peer.ID)
 }
 
 // Peer is who stands behind a connection: its DID and the state that lists the

@@ -51,7 +51,24 @@ func (d *Directory) Bind(ctx context.Context, id peer.ID) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.admit(id, answer)
+	if p, err = d.admit(id, answer); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	tell := d.onBound
+	d.mu.Unlock()
+	if tell != nil {
+		tell(id)
+	}
+	return p, nil
+}
+
+// OnBound has f called with each peer whose connection this node has newly bound: by
+// asking, so that of two nodes one is told. f must not wait. The last f counts.
+func (d *Directory) OnBound(f func(peer.ID)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.onBound = f
 }
 
 // Bound gives who is bound to a peer's connections already, nil if nobody.

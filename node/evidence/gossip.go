@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/talosprotocol/talos/anchor"
+	"github.com/talosprotocol/talos/anchor/witness"
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/gossip"
 	"github.com/talosprotocol/talos/identity"
@@ -75,8 +76,8 @@ func (s *Service) compare(n *anchor.Note) (fresh bool, other *anchor.Note) {
 }
 
 // takeDigest gets the digests that passed. An anchor compares them with what it has
-// cosigned. What extends a log that it follows, and what it does not follow, tells it
-// nothing, and is not worth a lookup.
+// cosigned. What it does not follow tells it nothing, and is not worth a lookup; what
+// extends a log that it follows should be submitted soon.
 func (s *Service) takeDigest(ctx context.Context, b []byte) {
 	if s.wit == nil {
 		return
@@ -86,14 +87,31 @@ func (s *Service) takeDigest(ctx context.Context, b []byte) {
 		return
 	}
 	last, err := s.wit.Head(ctx, d.Origin)
-	if err == nil && (last == nil || d.Size > last.Size || *last == d.Checkpoint) {
+	if err == nil && (last == nil || *last == d.Checkpoint) {
 		return
 	}
+	var seen witness.Observation
 	if err == nil {
-		_, err = s.wit.Observe(ctx, b)
+		seen, err = s.wit.Observe(ctx, b)
 	}
 	if err != nil {
 		s.log.Debug("digest", "err", err)
+		return
+	}
+	if seen != witness.Ahead && seen != witness.Behind {
+		return
+	}
+	key, err := s.keys.knownKey(d.Origin)
+	if err != nil {
+		return
+	}
+	n, err := d.Note(key)
+	switch {
+	case err != nil:
+	case seen == witness.Ahead:
+		s.awaitHead(n)
+	default:
+		s.againstRecord(ctx, n)
 	}
 }
 
@@ -163,7 +181,7 @@ func (s *Service) judgeEvidence(b []byte) gossip.Verdict {
 		return gossip.Reject
 	}
 	s.mu.Lock()
-	full := s.convictions >= maxEvidence && s.seen[c.Origin] == nil
+	full := len(s.ids) >= maxEvidence && s.seen[c.Origin] == nil
 	s.mu.Unlock()
 	switch old, err := s.cfg.Rows.Get(evidenceKey(c.Origin)); {
 	case err != nil, old == nil && full, old != nil && string(old) != string(b):
@@ -201,8 +219,9 @@ func (s *Service) keepEvidence(ctx context.Context, c *anchor.Conviction, b []by
 		return err
 	}
 	s.mu.Lock()
-	s.convictions++
+	s.know(c.Origin)
 	s.mu.Unlock()
+	s.unannounced.Store(true)
 	return nil
 }
 

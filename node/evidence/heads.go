@@ -13,8 +13,8 @@ import (
 	"github.com/talosprotocol/talos/node/directory"
 )
 
-// Keys of the rows: 'c' incarnation size for a cosigned head, 'e' origin for
-// evidence.
+// Keys of the rows: 'c' incarnation size for a cosigned head, 'e' origin for evidence,
+// 'm' origin for the digest of the newest head that a peer has shown of its log.
 func (s *Service) headPrefix() []byte {
 	return binary.BigEndian.AppendUint16([]byte{'c'}, s.cfg.Incarnation)
 }
@@ -42,7 +42,23 @@ func (s *Service) openRows() error {
 			s.newest = h
 		}
 	}
-	return s.cfg.Rows.Scan([]byte{'e'}, func(_, _ []byte) bool { s.convictions++; return true })
+	if err := s.cfg.Rows.Scan([]byte{'e'}, func(k, _ []byte) bool { s.ids[idOf(string(k[1:]))] = string(k[1:]); return true }); err != nil {
+		return err
+	}
+	for _, origin := range s.ids { // the summary, once
+		s.know(origin)
+		break
+	}
+	var met [][]byte
+	if err := s.cfg.Rows.Scan([]byte{'m'}, func(_, v []byte) bool { met = append(met, v); return true }); err != nil {
+		return err
+	}
+	for _, b := range met {
+		if d, err := anchor.ParseDigest(b); err == nil {
+			s.met.Add(d.Origin, d)
+		}
+	}
+	return nil
 }
 
 func (s *Service) parseHead(text []byte) (anchor.Head, error) {

@@ -121,10 +121,8 @@ func (k *liveKeys) gossipKey(origin string) (ed25519.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s, _ := k.known(d); s != nil {
-		if key, err := (identity.StateKeys{d: s}).LogKey(origin); err == nil {
-			return key, nil
-		}
+	if key, err := k.knownKey(origin); err == nil {
+		return key, nil
 	}
 	if at, ok := k.notFound.Get(origin); ok && time.Since(at) < notFoundFor {
 		return nil, contracts.Errorf(contracts.OriginUnknown, "%.80s was not found lately", origin)
@@ -146,4 +144,18 @@ func (k *liveKeys) gossipKey(origin string) (ed25519.PublicKey, error) {
 	}
 	k.notFound.Add(origin, time.Now())
 	return nil, err
+}
+
+// knownKey gives the key of a log that this node knows, and asks nobody.
+func (k *liveKeys) knownKey(origin string) (ed25519.PublicKey, error) {
+	did, _, _ := strings.Cut(origin, "/")
+	d, err := identity.ParseDID(did)
+	if err != nil {
+		return nil, err
+	}
+	s, _ := k.known(d)
+	if s == nil {
+		return nil, contracts.Errorf(contracts.OriginUnknown, "%.80s is not known here", origin)
+	}
+	return identity.StateKeys{d: s}.LogKey(origin)
 }

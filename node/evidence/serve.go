@@ -65,6 +65,7 @@ func (s *Service) addCheckpoint(ctx context.Context, from peer.ID, body []byte) 
 	}
 	if err != nil {
 		s.log.Info("checkpoint refused", "peer", from, "err", err)
+		s.submitted(ctx, req.Note, err)
 		return nil, err
 	}
 	s.retell(ctx, req.Note)

@@ -3,14 +3,18 @@ package evidence
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/talosprotocol/talos/anchor"
@@ -29,6 +33,7 @@ import (
 type Rows interface {
 	Get(key []byte) ([]byte, error)
 	Put(ctx context.Context, key, value []byte) error
+	Delete(ctx context.Context, key []byte) error
 	Scan(prefix []byte, f func(key, value []byte) bool) error
 }
 
@@ -64,23 +69,36 @@ type Service struct {
 
 	rows sync.Mutex // one at a time reads a row to change it
 
-	mu          sync.Mutex              // never held over I/O
-	acked       map[identity.DID]uint64 // size that an anchor cosigned last, as far as known
-	newest      anchor.Head             // the newest head with cosignatures; Note nil: none
-	kept        chan struct{}           // closed and replaced when newest changes
-	seen        map[string][]*anchor.Note
-	order       []string // of seen, oldest first
-	convictions int      // how many are kept
+	mu      sync.Mutex              // never held over I/O
+	acked   map[identity.DID]uint64 // size that an anchor cosigned last, as far as known
+	newest  anchor.Head             // the newest head with cosignatures; Note nil: none
+	kept    chan struct{}           // closed and replaced when newest changes
+	seen    map[string][]*anchor.Note
+	order   []string                      // of seen, oldest first
+	ids     map[[convictionID]byte]string // origins of the convictions that are kept
+	summary [32]byte                      // of ids
+	told    map[peer.ID]told              // the peers whose connections we have bound
+	awaited map[string]ahead              // by origin
+
+	met         *lru.Cache[string, *anchor.Digest] // newest heads that peers have shown of their own
+	recorded    atomic.Uint64                      // events that record those
+	unannounced atomic.Bool                        // there are new convictions
+	patience    time.Duration                      // with a log that has gossiped a head, on an anchor
+
+	meeting    chan peer.ID // to exchange heads with
+	learning   chan peer.ID // to learn convictions from
+	pairs      chan pair    // of heads to compare
+	asked      *buckets     // by peer
+	inquired   *buckets     // by log
+	records    *buckets     // by DID
+	allRecords *buckets
 }
 
 // New opens the log and, on an anchor, the witness; joins the topics; serves the
 // stream. With an error of type *auditlog.Quarantine the service is usable for
 // reading.
 func New(ctx context.Context, cfg Config, h *p2p.Host, dir *directory.Directory, g *gossip.Gossip, log *slog.Logger) (*Service, error) {
-	s := &Service{
-		cfg: cfg, h: h, dir: dir, log: log, keys: newLiveKeys(dir), news: make(chan *anchor.Note, 1), kept: make(chan struct{}),
-		acked: map[identity.DID]uint64{}, seen: map[string][]*anchor.Note{},
-	}
+	s := newService(cfg, h, dir, log)
 	if err := s.openRows(); err != nil {
 		return nil, err
 	}
@@ -104,9 +122,33 @@ func New(ctx context.Context, cfg Config, h *p2p.Host, dir *directory.Directory,
 	if len(cfg.Anchors) > 0 {
 		opts.Confirm = s.confirm
 	}
+	if s.al, err = auditlog.Open(ctx, opts); s.al == nil {
+		return s, err
+	}
 	h.SetStreamHandler(h.Protocol(streamName, streamVersion), s.serve)
-	s.al, err = auditlog.Open(ctx, opts)
+	h.SetStreamHandler(h.Protocol(logName, logVersion), s.serveLog)
+	dir.OnBound(s.newlyBound)
+	if failed := s.evidence.OnPeer(s.newInTopic); failed != nil {
+		return nil, failed
+	}
 	return s, err
+}
+
+func newService(cfg Config, h *p2p.Host, dir *directory.Directory, log *slog.Logger) *Service {
+	s := &Service{
+		cfg: cfg, h: h, dir: dir, log: log, keys: newLiveKeys(dir), news: make(chan *anchor.Note, 1), kept: make(chan struct{}),
+		acked: map[identity.DID]uint64{}, seen: map[string][]*anchor.Note{}, ids: map[[convictionID]byte]string{},
+		summary: sha256.Sum256(nil), told: map[peer.ID]told{}, awaited: map[string]ahead{}, patience: aheadFor,
+		meeting: make(chan peer.ID, exchangeQueue), learning: make(chan peer.ID, exchangeQueue), pairs: make(chan pair, inquiryQueue),
+		asked: newBuckets(logEvery, logBurst), inquired: newBuckets(inquireEvery, inquireBurst),
+		records: newBuckets(recordEvery, 1), allRecords: newBuckets(recordAllEvery, recordAllBurst),
+	}
+	s.met, _ = lru.NewWithEvict(metLogs, func(origin string, _ *anchor.Digest) { // fails for sizes below 1 only
+		if err := cfg.Rows.Delete(context.Background(), metKey(origin)); err != nil {
+			log.Debug("forgetting a peer's head", "err", err)
+		}
+	})
+	return s
 }
 
 // wallClock is the clock of the machine.
@@ -203,9 +245,20 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 		return err
 	})
-	g.Go(func() error { s.submitLoop(ctx, logDone); return nil })
+	run := func(f func(context.Context)) { g.Go(func() error { f(ctx); return nil }) }
+	run(func(ctx context.Context) { s.submitLoop(ctx, logDone) })
+	for range exchangers {
+		run(s.exchange)
+	}
+	for range inquirers {
+		run(s.inquire)
+	}
+	run(s.learn)
+	run(s.keepTelling)
+	run(s.announce)
 	if s.wit != nil {
-		g.Go(func() error { s.remind(ctx); return nil })
+		run(s.remind)
+		run(s.overdue)
 	}
 	g.Go(func() error { <-ctx.Done(); return nil })
 	return g.Wait()
