@@ -330,10 +330,27 @@ func (n *Node) keepPeers(ctx context.Context) error {
 	}
 }
 
-// recorder writes the events of sessions into the audit log.
+// recorder writes the events of sessions into the audit log, together with the rows
+// that they are about.
 type recorder struct{ n *Node }
 
-func (r recorder) Record(ctx context.Context, e session.Event) error {
+func (r recorder) Record(ctx context.Context, bytes int, f func(session.Tx) error, events ...session.Event) error {
+	evs := make([]*contracts.AuditEvent, len(events))
+	for i, e := range events {
+		evs[i] = r.event(e)
+	}
+	if f == nil {
+		_, err := r.n.proofs.Log().AppendWith(ctx, nil, evs...)
+		return err
+	}
+	with, failed := r.n.store.Session().With(bytes, f)
+	if _, err := r.n.proofs.Log().AppendWith(ctx, with, evs...); err != nil {
+		return err
+	}
+	return failed()
+}
+
+func (r recorder) event(e session.Event) *contracts.AuditEvent {
 	ev := r.n.proofs.NewEvent(e.Type)
 	ev.Peer = e.Peer
 	ev.Outcome = "ok"
@@ -348,8 +365,7 @@ func (r recorder) Record(ctx context.Context, e session.Event) error {
 	if e.Code != "" {
 		ev.Code, ev.Outcome = string(e.Code), "error"
 	}
-	_, err := r.n.proofs.Append(ctx, ev)
-	return err
+	return ev
 }
 
 func uuidText(id [16]byte) string {

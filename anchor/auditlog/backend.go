@@ -24,6 +24,19 @@ type Batch struct {
 	First   uint64 // index of Entries[0]
 	Entries []Entry
 	Nodes   []anchor.Hash // numbered from anchor.NodeCount(First)
+	// With is what callers gave along with entries, to be written in the same
+	// transaction.
+	With []Companion
+}
+
+// Companion is other rows of the caller of AppendWith, durable together with its
+// events: what it does and that it did it are one transaction, and one sync. Only the
+// backend knows what is in it, and tells the caller through it if a companion could
+// not be written; the entries are written all the same.
+type Companion interface {
+	// Bytes says roughly how much will be written, so that a batch stays within what
+	// the backend takes at once.
+	Bytes() int
 }
 
 // State is what a backend holds.
@@ -44,8 +57,8 @@ type State struct {
 // Concurrency: reads and Erase may run beside one writer; the log has one writer.
 // Exclusion: only one Backend may be open on one storage, in any process.
 //
-// Errors. An error of code STORAGE_FULL from a writing method promises that nothing
-// was written, now or later; the log goes on. After any other error from a writing
+// Errors. An error of code STORAGE_FULL from a writing method, or TOO_LARGE from
+// Append, promises that nothing was written, now or later; the log goes on. After any other error from a writing
 // method, of which nothing is promised, the log stops for good. An error from a
 // reading method fails that call, and a checkpoint that needed it.
 //
@@ -55,8 +68,8 @@ type State struct {
 type Backend interface {
 	// State gives size and head, after dropping what a crash left incomplete.
 	State(ctx context.Context) (State, error)
-	// Append adds a batch. If b.First is not the size, nothing is written and the
-	// code is CONFLICT: there is another writer.
+	// Append adds a batch and its companions. If b.First is not the size, nothing is
+	// written and the code is CONFLICT: there is another writer.
 	Append(ctx context.Context, b *Batch) error
 	// Entries reads up to limit entries from index from, fewer only at the end.
 	Entries(ctx context.Context, from uint64, limit int) ([]Entry, error)

@@ -20,25 +20,36 @@ func (l *Log) commit(ctx context.Context, rs []*request) (highRisk bool, err err
 	if err != nil {
 		return false, err
 	}
-	all := rs
+	all, n := rs, 0
 	if gap != nil {
 		all = append([]*request{gap}, rs...)
 	}
-	tip := l.tip
-	b := &Batch{
-		First:   tip.Size(),
-		Entries: make([]Entry, len(all)),
-		Nodes:   make([]anchor.Hash, 0, 2*len(all)+64),
+	for _, r := range all {
+		n += len(r.items)
 	}
-	for i, r := range all {
-		leaf := anchor.Commit(r.typ, tip.Size(), &r.salt, r.event)
-		b.Entries[i] = Entry{Leaf: leaf, Event: r.event, Salt: r.salt}
-		b.Nodes = tip.Append(b.Nodes, leaf.Hash())
+	tip := l.tip
+	b := &Batch{First: tip.Size(), Entries: make([]Entry, 0, n), Nodes: make([]anchor.Hash, 0, 2*n+64)}
+	for _, r := range all {
+		for i := range r.items {
+			it := &r.items[i]
+			leaf := anchor.Commit(it.typ, tip.Size(), &it.salt, it.event)
+			b.Entries = append(b.Entries, Entry{Leaf: leaf, Event: it.event, Salt: it.salt})
+			b.Nodes = tip.Append(b.Nodes, leaf.Hash())
+		}
+		if r.with != nil {
+			b.With = append(b.With, r.with)
+		}
 		highRisk = highRisk || r.highRisk
 	}
 	if err := l.o.Backend.Append(ctx, b); err != nil {
 		if contracts.CodeOf(err) == contracts.StorageFull {
 			l.refuse(rs, err)
+			return false, nil
+		}
+		if contracts.CodeOf(err) == contracts.TooLarge {
+			for _, r := range rs {
+				r.done <- answer{err: err}
+			}
 			return false, nil
 		}
 		return false, l.failed(rs, "append", err)
@@ -48,8 +59,11 @@ func (l *Log) commit(ctx context.Context, rs []*request) (highRisk bool, err err
 		l.refused, l.since = 0, ""
 	}
 	l.set(func() { l.size = tip.Size() })
-	for i, r := range all {
-		r.done <- answer{index: b.First + uint64(i)}
+	next := b.First
+	for _, r := range all {
+		index := next
+		next += uint64(len(r.items)) // r is the caller's again once it is answered
+		r.done <- answer{index: index}
 	}
 	return highRisk, nil
 }
@@ -74,8 +88,8 @@ func (l *Log) refuse(rs []*request, err error) {
 	if l.refused == 0 {
 		l.since = l.o.Clock.Now().UTC().Format(anchor.TimeFormat)
 	}
-	l.refused += uint64(len(rs))
 	for _, r := range rs {
+		l.refused += uint64(len(r.items))
 		r.done <- answer{err: err}
 	}
 }

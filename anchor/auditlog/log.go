@@ -24,8 +24,9 @@ type Log struct {
 	signed    anchor.Frontier // at head
 	stored    []byte          // the head in the backend, for compare-and-swap
 	torn      bool
-	refused   uint64 // events refused for lack of space since the last gap event
-	since     string // when that began
+	held      *request // taken from the queue, but too large for the batch before
+	refused   uint64   // events refused for lack of space since the last gap event
+	since     string   // when that began
 	confirmed bool
 	asking    chan confirmation // nil while nobody is being asked
 
@@ -36,13 +37,19 @@ type Log struct {
 	changed chan struct{} // closed and replaced when size or head changes
 }
 
-// request is one event on its way through the committer.
+// request is one caller's events on their way through the committer.
 type request struct {
-	typ      byte
-	event    []byte
-	salt     anchor.Salt
+	items    []item
+	with     Companion // nil: none
+	bytes    int       // of with
 	highRisk bool
 	done     chan answer
+}
+
+type item struct {
+	typ   byte
+	event []byte
+	salt  anchor.Salt
 }
 
 type answer struct {
@@ -70,16 +77,25 @@ func newLog(o Options) *Log {
 // again; AUDIT_QUARANTINED or the cause once the log has stopped. With any error of
 // the last kind, and when ctx ends first, the event may or may not be in the log.
 func (l *Log) Append(ctx context.Context, ev *contracts.AuditEvent) (uint64, error) {
-	event, err := anchor.EncodeEvent(ev)
-	if err != nil {
-		return 0, err
-	}
+	return l.AppendWith(ctx, nil, ev)
+}
+
+// AppendWith makes events and what comes with them durable in one transaction, and
+// gives the index of the first event. It is as Append, but once the write may have
+// begun, ctx does not end it: who gives a companion must know the outcome.
+func (l *Log) AppendWith(ctx context.Context, with Companion, evs ...*contracts.AuditEvent) (uint64, error) {
 	r := l.pool.Get().(*request)
-	r.typ, _ = anchor.EventType(ev.Type)
-	r.event = event
-	r.highRisk = ev.HighRisk != nil && *ev.HighRisk
-	if _, err := io.ReadFull(l.o.Rand, r.salt[:]); err != nil {
-		return 0, contracts.Errorf(contracts.Internal, "audit log: no randomness: %w", err)
+	r.items, r.with, r.bytes, r.highRisk = r.items[:0], with, 0, false
+	for _, ev := range evs {
+		if err := l.add(r, ev); err != nil {
+			return 0, err
+		}
+	}
+	if len(r.items) == 0 {
+		return 0, contracts.Errorf(contracts.Malformed, "audit log: no event to append")
+	}
+	if with != nil {
+		r.bytes = with.Bytes()
 	}
 	select {
 	case l.queue <- r:
@@ -88,9 +104,14 @@ func (l *Log) Append(ctx context.Context, ev *contracts.AuditEvent) (uint64, err
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+	over := ctx.Done()
+	if with != nil {
+		over = nil
+	}
 	// A request that is given up here stays with the committer and is not pooled.
 	select {
 	case a := <-r.done:
+		r.with = nil
 		l.pool.Put(r)
 		return a.index, a.err
 	case <-l.done:
@@ -100,9 +121,25 @@ func (l *Log) Append(ctx context.Context, ev *contracts.AuditEvent) (uint64, err
 		default:
 			return 0, l.Err()
 		}
-	case <-ctx.Done():
+	case <-over:
 		return 0, ctx.Err()
 	}
+}
+
+// add encodes an event into a request.
+func (l *Log) add(r *request, ev *contracts.AuditEvent) error {
+	event, err := anchor.EncodeEvent(ev)
+	if err != nil {
+		return err
+	}
+	it := item{event: event}
+	it.typ, _ = anchor.EventType(ev.Type)
+	if _, err := io.ReadFull(l.o.Rand, it.salt[:]); err != nil {
+		return contracts.Errorf(contracts.Internal, "audit log: no randomness: %w", err)
+	}
+	r.items = append(r.items, it)
+	r.highRisk = r.highRisk || ev.HighRisk != nil && *ev.HighRisk
+	return nil
 }
 
 // Checkpoint signs a head that covers all durable entries and gives it; if there is

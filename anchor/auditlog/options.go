@@ -46,6 +46,9 @@ type Options struct {
 	MinInterval time.Duration
 	// MaxBatch is how many events one write takes: 4096, a few MiB.
 	MaxBatch int
+	// MaxBytes is about how many bytes of companions one write takes: 1 MiB. One that
+	// is larger by itself is written alone.
+	MaxBytes int
 
 	// Begin is written as the first entry of an empty log that follows an earlier
 	// incarnation. It is required from incarnation 2 on.
@@ -79,6 +82,7 @@ func (o *Options) defaults() error {
 	or(&o.Events, 256)
 	or(&o.MinInterval, time.Second)
 	or(&o.MaxBatch, 4096)
+	or(&o.MaxBytes, 1<<20)
 	if o.Publish == nil {
 		o.Publish = func(*anchor.Note) {}
 	}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"runtime"
 	"time"
 
 	"github.com/talosprotocol/talos/anchor"
@@ -44,7 +44,7 @@ func (l *Log) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return l.end(work)
 		case r := <-l.queue:
-			high, err := l.commit(work, l.gather(r))
+			high, err := l.write(work, r)
 			if err != nil {
 				return err
 			}
@@ -166,30 +166,45 @@ func (l *Log) event(typ string) *contracts.AuditEvent {
 // own makes a request of an event of the log's own.
 func (l *Log) own(ev *contracts.AuditEvent) (*request, error) {
 	r := l.pool.New().(*request)
-	event, err := anchor.EncodeEvent(ev)
-	if err != nil {
-		return nil, err
-	}
-	r.event, r.highRisk = event, ev.HighRisk != nil && *ev.HighRisk
-	r.typ, _ = anchor.EventType(ev.Type)
-	if _, err := io.ReadFull(l.o.Rand, r.salt[:]); err != nil {
-		return nil, contracts.Errorf(contracts.Internal, "audit log: no randomness: %w", err)
-	}
-	return r, nil
+	return r, l.add(r, ev)
 }
 
-// gather takes what else is waiting, up to a batch.
+// gather takes what else is waiting, up to a batch. A request that does not fit any
+// more is the first of the next batch.
 func (l *Log) gather(first *request) []*request {
-	rs := []*request{first}
-	for len(rs) < l.o.MaxBatch {
+	rs, events, bytes := []*request{first}, len(first.items), first.bytes
+	for yields := 0; events < l.o.MaxBatch; {
 		select {
 		case r := <-l.queue:
-			rs = append(rs, r)
+			if bytes += r.bytes; bytes > l.o.MaxBytes {
+				l.held = r
+				return rs
+			}
+			rs, events = append(rs, r), events+len(r.items)
 		default:
-			return rs
+			// Those whom the last batch has woken are about to come back: one turn for
+			// them saves a sync that only the fastest would share.
+			if yields++; yields > 2 {
+				return rs
+			}
+			runtime.Gosched()
 		}
 	}
 	return rs
+}
+
+// write commits a request with what waits behind it, batch after batch while one is
+// held over.
+func (l *Log) write(ctx context.Context, first *request) (highRisk bool, err error) {
+	for r := first; r != nil; r = l.held {
+		l.held = nil
+		high, err := l.commit(ctx, l.gather(r))
+		if err != nil {
+			return false, err
+		}
+		highRisk = highRisk || high
+	}
+	return highRisk, nil
 }
 
 // end commits what is waiting and signs a last head.
@@ -197,7 +212,7 @@ func (l *Log) end(ctx context.Context) error {
 	for {
 		select {
 		case r := <-l.queue:
-			if _, err := l.commit(ctx, l.gather(r)); err != nil {
+			if _, err := l.write(ctx, r); err != nil {
 				return err
 			}
 			continue

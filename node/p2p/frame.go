@@ -52,6 +52,13 @@ func ReadFrame(r *bufio.Reader, limit int) ([]byte, error) {
 	return b, nil
 }
 
+// Buffered reports whether ReadFrame would not have to wait.
+func Buffered(r *bufio.Reader) bool {
+	b, _ := r.Peek(min(r.Buffered(), binary.MaxVarintLen64)) // what is buffered, no more
+	n, k := binary.Uvarint(b)
+	return k > 0 && n <= uint64(r.Buffered()-k)
+}
+
 // Reserve names the service that a stream belongs to and reserves the memory that
 // its reading may take; it resets the stream and fails if the limits forbid it.
 // The returned function gives the memory back.

@@ -46,7 +46,19 @@ type conversation struct {
 	// asked for even if nothing waits.
 	suspect bool
 	states  map[ratchet.SessionID]*ratchet.State
-	wake    chan struct{} // the outbox has something new
+	// low is below the first row of the outbox from redo on, if lowKnown.
+	low      uint64
+	lowKnown bool
+	// recent has all rows of the outbox from the number complete on, so that they need
+	// not be read.
+	recent   []pendingRow
+	complete uint64
+	size     int           // bytes of recent
+	wake     chan struct{} // the outbox has something new
+	arrived  chan struct{} // the peer has made a connection
+
+	moved chan struct{} // closed when the peer has more; nil while nobody waits
+	queue sending       // messages whose callers wait for mu
 }
 
 // conversationID gives the id that two DIDs agree on without a word, so that both
@@ -115,7 +127,13 @@ func (c *conversation) create() {
 }
 
 // drop forgets what is in memory, after a commit whose outcome is unknown.
-func (c *conversation) drop() { c.row, c.states = nil, nil }
+func (c *conversation) drop() {
+	c.row, c.states, c.lowKnown = nil, nil, false
+	c.forget()
+}
+
+// forget makes delivery read the outbox again.
+func (c *conversation) forget() { c.recent, c.size, c.complete = nil, 0, endOfRows }
 
 // active gives the session to send on, nil if there is none.
 func (c *conversation) active() (*sessionRef, *ratchet.State) {
@@ -130,58 +148,88 @@ func (c *conversation) active() (*sessionRef, *ratchet.State) {
 	return nil, nil
 }
 
-// commit makes the row and rows durable; on failure memory is dropped.
-func (c *conversation) commit(ctx context.Context, f func(Tx) error) error {
-	err := c.m.store.Update(ctx, func(tx Tx) error {
-		tx.Put(key(rowConversation, c.id), c.row.encode())
-		return f(tx)
-	})
+// write is one row; a nil value deletes it.
+type write struct{ key, value []byte }
+
+// commit makes the row, the events and what f writes durable, in one transaction, and
+// deletes what the peer has acknowledged; on failure memory is dropped.
+func (c *conversation) commit(ctx context.Context, bytes int, f func(Tx) error, events ...Event) error {
+	from, to, err := c.acknowledgedRows()
 	if err != nil {
 		c.drop()
+		return err
 	}
-	return err
+	row := c.row.encode()
+	rows := func(tx Tx) error {
+		tx.Put(key(rowConversation, c.id), row)
+		for seq := from; seq < to; seq++ {
+			tx.Delete(seqKey(rowOutbox, c.id, seq))
+		}
+		return f(tx)
+	}
+	if len(events) > 0 {
+		err = c.m.audit.Record(ctx, bytes+len(row)+32*int(to-from), rows, events...)
+	} else {
+		err = c.m.store.Update(ctx, rows)
+	}
+	if err != nil {
+		c.drop()
+		return err
+	}
+	c.low = max(c.low, to)
+	return nil
 }
 
-// seal seals one message on the active session and makes it durable. The caller
-// holds mu and has loaded.
-func (c *conversation) seal(ctx context.Context, kind ratchet.Kind, body []byte) (Sent, error) {
-	_, st := c.active()
-	if st == nil {
-		return Sent{}, contracts.Errorf(contracts.SessionState, "no session to send on")
+// acknowledgedRows gives the range of rows that the peer has and the store still holds.
+func (c *conversation) acknowledgedRows() (from, to uint64, err error) {
+	if !c.synced || c.row.acked <= c.row.redo {
+		return 0, 0, nil
 	}
-	b := batch{c: c, rows: map[string][]byte{}}
-	if err := b.hole(); err != nil {
-		return Sent{}, err
+	if err := c.findLow(); err != nil {
+		return 0, 0, err
 	}
-	sent, err := b.add(kind, body)
+	return c.low, max(c.low, c.row.acked), nil
+}
+
+func (c *conversation) findLow() error {
+	if c.lowKnown {
+		return nil
+	}
+	rows, err := c.pending(c.row.redo, endOfRows, 1)
 	if err != nil {
-		return Sent{}, err
+		return err
 	}
-	if kind == ratchet.KindData {
-		if err := c.m.record(ctx, "message_out", c.row.peer, sent.Session, sent.Seq, sent.CiphertextHash); err != nil {
-			// The number is used up in memory: the state must come from the disk again.
-			c.drop()
-			return Sent{}, err
-		}
+	c.low, c.lowKnown = c.row.next, true
+	if len(rows) > 0 {
+		c.low = rows[0].seq
 	}
-	return sent, b.commit(ctx)
+	return nil
 }
 
 // batch is frames of the active session that become durable in one transaction,
 // with the state where the reserve asks for it. After an error memory is dropped:
 // what it has used up must never be used again.
 type batch struct {
-	c     *conversation
-	rows  map[string][]byte // nil: deleted
-	store bool
+	c      *conversation
+	id     ratchet.SessionID
+	st     *ratchet.State
+	rows   []write
+	made   []pendingRow // the same, for delivery
+	bytes  int
+	events []Event
+	store  bool
+}
+
+// newBatch begins a batch on the active session, which there must be.
+func (c *conversation) newBatch() *batch {
+	ref, st := c.active()
+	return &batch{c: c, id: ref.id, st: st}
 }
 
 // hole closes the numbers that a crash has burnt, before anything else is sealed.
 func (b *batch) hole() error {
-	c := b.c
-	_, st := c.active()
-	if gap := st.Info().NextSeq; gap > c.row.next {
-		_, err := b.add(ratchet.KindControl, ratchet.Hole{A: c.row.next, B: gap}.Append(nil))
+	if gap := b.st.Info().NextSeq; gap > b.c.row.next {
+		_, err := b.add(ratchet.KindControl, ratchet.Hole{A: b.c.row.next, B: gap}.Append(nil))
 		return err
 	}
 	return nil
@@ -191,53 +239,81 @@ func (b *batch) hole() error {
 // others.
 func (b *batch) add(kind ratchet.Kind, body []byte, again ...uint64) (Sent, error) {
 	c, now := b.c, b.c.m.now()
-	ref, st := c.active()
-	if st.Reserved() == 0 {
-		if err := st.Reserve(now, rand.Reader); err != nil {
+	if b.st.Reserved() == 0 {
+		if err := b.st.Reserve(now, rand.Reader); err != nil {
 			c.drop()
 			return Sent{}, err
 		}
 		b.store = true
 	}
-	frame, receipt, err := st.AppendSeal(nil, ratchet.Outgoing{Kind: kind, Body: body, RecipientSeq: c.row.window.Next()}, now, rand.Reader)
+	frame, receipt, err := b.st.AppendSeal(nil, ratchet.Outgoing{Kind: kind, Body: body, RecipientSeq: c.row.window.Next()}, now, rand.Reader)
 	if err != nil {
 		c.drop() // the reserve may be in memory only
 		return Sent{}, err
 	}
 	b.store = b.store || receipt.Store
-	c.row.next = receipt.Seq + 1
-	out := outboxRow{session: ref.id, kind: kind, made: now, order: receipt.Seq, body: body, frame: frame}
+	out := &outboxRow{session: b.id, kind: kind, made: now, order: receipt.Seq, body: body, frame: frame}
 	if len(again) > 0 {
 		out.order = again[0]
 	}
-	b.rows[string(seqKey(rowOutbox, c.id, receipt.Seq))] = out.encode()
-	return Sent{Session: ref.id, Conversation: c.id, Seq: receipt.Seq, CiphertextHash: sha256.Sum256(frame)}, nil
+	b.put(receipt.Seq, out)
+	return Sent{Session: b.id, Conversation: c.id, Seq: receipt.Seq, CiphertextHash: sha256.Sum256(frame)}, nil
+}
+
+// put adds a row of the outbox, with the next number.
+func (b *batch) put(seq uint64, out *outboxRow) {
+	b.c.row.next = seq + 1
+	row := out.encode()
+	b.rows = append(b.rows, write{seqKey(rowOutbox, b.c.id, seq), row})
+	b.made = append(b.made, pendingRow{seq, out})
+	b.bytes += len(row)
+}
+
+func (b *batch) delete(key []byte) { b.rows = append(b.rows, write{key, nil}) }
+
+func (b *batch) event(typ string, seq uint64, hash [32]byte) {
+	b.events = append(b.events, Event{Type: typ, Peer: b.c.row.peer, Session: b.id, Seq: seq, CiphertextHash: hash})
 }
 
 func (b *batch) commit(ctx context.Context) error {
 	c := b.c
-	ref, st := c.active()
-	id := ref.id
-	err := c.commit(ctx, func(tx Tx) error {
-		if b.store {
-			tx.Put(key(rowSession, id), st.AppendState(nil))
-		}
-		put(tx, b.rows)
-		return nil
-	})
-	if err == nil {
-		c.nudge()
+	if b.store {
+		b.rows = append(b.rows, write{key(rowSession, b.id), b.st.AppendState(nil)})
 	}
-	return err
+	err := c.commit(ctx, b.bytes, func(tx Tx) error { put(tx, b.rows); return nil }, b.events...)
+	if err != nil {
+		return err
+	}
+	c.remember(b.made)
+	c.nudge()
+	return nil
 }
 
-// put writes rows; a nil value deletes.
-func put(tx Tx, rows map[string][]byte) {
-	for k, v := range rows {
-		if v == nil {
-			tx.Delete([]byte(k))
+// maxRecent bounds the bytes of rows that wait in memory too.
+const maxRecent = 256 << 10
+
+// remember keeps rows that are durable now for delivery, and drops those that the
+// peer has.
+func (c *conversation) remember(rows []pendingRow) {
+	for _, p := range rows {
+		c.complete = min(c.complete, p.seq)
+		c.recent = append(c.recent, p)
+		c.size += len(p.row.frame)
+	}
+	for len(c.recent) > 0 && (c.size > maxRecent || c.recent[0].seq < c.row.acked) {
+		c.size -= len(c.recent[0].row.frame)
+		c.complete = c.recent[0].seq + 1
+		c.recent = c.recent[1:]
+	}
+}
+
+// put writes rows.
+func put(tx Tx, rows []write) {
+	for _, w := range rows {
+		if w.value == nil {
+			tx.Delete(w.key)
 		} else {
-			tx.Put([]byte(k), v)
+			tx.Put(w.key, w.value)
 		}
 	}
 }
@@ -270,12 +346,12 @@ func (c *conversation) adopt(st *ratchet.State, ours bool) ratchet.SessionID {
 
 // prune removes sessions that have drained, and the oldest above maxSessions; it
 // gives their rows, to be deleted.
-func (c *conversation) prune() map[string][]byte {
-	gone, now := map[string][]byte{}, c.m.now()
+func (c *conversation) prune() (gone []write) {
+	now := c.m.now()
 	var keep []sessionRef
 	for _, s := range c.row.sessions { // newest first
 		if s.draining && (now.Sub(s.changed) > drainFor || len(keep) >= maxSessions) {
-			gone[string(key(rowSession, s.id))] = nil
+			gone = append(gone, write{key(rowSession, s.id), nil})
 			delete(c.states, s.id)
 			continue
 		}
@@ -289,5 +365,39 @@ func (c *conversation) prune() map[string][]byte {
 func (c *conversation) acknowledged(seq uint64) {
 	if seq > c.row.acked && seq <= c.row.next {
 		c.row.acked = seq
+		if c.moved != nil {
+			close(c.moved)
+			c.moved = nil
+		}
+	}
+}
+
+// Delivered returns when the peer has all numbers up to seq durably in its store; its
+// application may not have seen them yet. It fails if ctx ends first, which says
+// nothing of what becomes of the message.
+func (m *Manager) Delivered(ctx context.Context, peer identity.DID, seq uint64) error {
+	c := m.conversation(string(peer))
+	for {
+		c.mu.Lock()
+		if err := c.load(); err != nil {
+			c.mu.Unlock()
+			return err
+		}
+		if c.row != nil && c.row.acked > seq {
+			c.mu.Unlock()
+			return nil
+		}
+		if c.moved == nil {
+			c.moved = make(chan struct{})
+		}
+		moved := c.moved
+		c.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-m.ctx.Done():
+			return contracts.Errorf(contracts.Unavailable, "the node is stopping")
+		}
 	}
 }

@@ -2,9 +2,12 @@ package session
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -19,14 +22,18 @@ import (
 const (
 	frameRatchet = 0x01 // a ratchet frame
 	frameFlight  = 0x02 // a first flight
-	frameHave    = 0x03 // next u64: everything below is durable here
-	frameRefuse  = 0x04 // next u64: the last frame was not taken; the stream ends
+	frameHave    = 0x03 // next u64, taken u64: everything below next is durable here
+	frameRefuse  = 0x04 // next u64, taken u64: the frame after those taken was not; the stream ends
+	answerLen    = 17
 
 	maxSessionFrame = handshake.MaxFlight + 1
 	pipeline        = 64               // frames on the way without an answer
 	idleFor         = 30 * time.Second // an idle stream is closed
+	firstAnswer     = 10 * time.Second // until the peer says where it stands
 	firstRetry      = 200 * time.Millisecond
 	lastRetry       = time.Minute
+	// flushAfter is how long acknowledged rows stay when nothing else is committed.
+	flushAfter = 20 * time.Millisecond
 )
 
 // deliver makes sure that a goroutine delivers the outbox of c.
@@ -66,12 +73,14 @@ func (m *Manager) deliverLoop(c *conversation, peer identity.DID) {
 		}
 		m.log.Debug("delivery", "peer", peer, "err", err, "retry", retry)
 		t := time.NewTimer(retry/2 + rand.N(retry))
+		retry = min(2*retry, lastRetry)
 		select {
 		case <-t.C:
+		case <-c.arrived: // the peer is back
+			retry = time.Duration(m.retry.Load())
 		case <-m.ctx.Done():
-			t.Stop()
 		}
-		retry = min(2*retry, lastRetry)
+		t.Stop()
 	}
 	m.mu.Lock()
 	delete(m.delivering, string(peer))
@@ -152,6 +161,7 @@ func (m *Manager) session(c *conversation, peer identity.DID) error {
 	if err != nil {
 		return err
 	}
+	m.expect(id, c)
 	acked, err := c.ackedNow()
 	if err != nil {
 		return err
@@ -163,14 +173,14 @@ func (m *Manager) session(c *conversation, peer identity.DID) error {
 	defer s.Close() //nolint:errcheck // what matters was acknowledged
 	stop := context.AfterFunc(m.ctx, func() { _ = s.Reset() })
 	defer stop()
-	_ = s.SetDeadline(time.Now().Add(p2p.ReadTimeout))
+	_ = s.SetDeadline(time.Now().Add(firstAnswer))
 	if err := p2p.WriteFrame(s, []byte{0}); err != nil {
 		return err
 	}
 	d := &delivery{m: m, c: c, peer: peer, s: s, acked: acked, answers: make(chan answer, pipeline), quit: make(chan struct{})}
 	defer close(d.quit)
 	m.work.Go(d.read)
-	return d.run()
+	return errors.Join(d.run(), c.flush(m.ctx))
 }
 
 // delivery is one stream in use. run owns all fields; read only sends answers.
@@ -183,25 +193,27 @@ type delivery struct {
 	quit    chan struct{}
 	acked   uint64 // what the peer had acknowledged before the stream began
 	from    uint64 // the next row to send
-	flying  int    // frames without an answer
+	sent    uint64 // frames on this stream,
+	taken   uint64 // and how many of them the peer has answered
+	out     []byte
 }
 
 type answer struct {
-	kind byte
-	next uint64
-	err  error
+	kind        byte
+	next, taken uint64
+	err         error
 }
 
 func (d *delivery) read() {
 	r := bufio.NewReader(d.s)
 	for {
-		b, err := p2p.ReadFrame(r, 16)
+		b, err := p2p.ReadFrame(r, answerLen)
 		a := answer{err: err}
 		if err == nil {
-			if len(b) != 9 || (b[0] != frameHave && b[0] != frameRefuse) {
+			if len(b) != answerLen || (b[0] != frameHave && b[0] != frameRefuse) {
 				a.err = contracts.Errorf(contracts.Malformed, "an answer in no form that this node knows")
 			} else {
-				a.kind, a.next = b[0], binary.BigEndian.Uint64(b[1:])
+				a.kind, a.next, a.taken = b[0], binary.BigEndian.Uint64(b[1:]), binary.BigEndian.Uint64(b[9:])
 			}
 		}
 		select {
@@ -216,45 +228,54 @@ func (d *delivery) read() {
 }
 
 func (d *delivery) run() error {
-	first := <-d.answers // where the peer stands, before anything is sent
+	var first answer // where the peer stands, before anything is sent
+	for waiting := true; waiting; {
+		select {
+		case first = <-d.answers:
+			waiting = false
+		case <-d.c.arrived:
+			if d.anew() {
+				return errAnew
+			}
+		}
+	}
 	if first.err != nil {
 		return first.err
 	}
 	if err := d.c.compare(d.m.ctx, first.next, d.acked); err != nil {
 		return d.recover(err, first.next)
 	}
-	idle := time.NewTimer(idleFor)
+	idle, flush := time.NewTimer(idleFor), time.NewTimer(flushAfter)
 	defer idle.Stop()
+	defer flush.Stop()
+	var deadline time.Time
 	for {
 		if err := d.fill(); err != nil {
 			return err
 		}
-		_ = d.s.SetDeadline(time.Now().Add(p2p.ReadTimeout + idleFor))
+		if now := time.Now(); deadline.Sub(now) < p2p.ReadTimeout { // set anew now and then: each costs
+			deadline = now.Add(p2p.ReadTimeout + idleFor)
+			_ = d.s.SetDeadline(deadline)
+		}
 		select {
 		case a := <-d.answers:
-			if a.err != nil {
-				return a.err
-			}
-			d.flying--
-			if a = d.newest(a); a.err != nil {
-				return a.err
-			}
-			if err := d.c.have(d.m.ctx, a.next); contracts.CodeOf(err) == contracts.SessionRollback {
-				return d.recover(err, a.next)
-			} else if err != nil {
+			if over, err := d.answered(a); over || err != nil {
 				return err
-			}
-			if _, err := d.c.settle(d.m.ctx); err != nil {
-				return err
-			}
-			if a.kind == frameRefuse {
-				return d.recover(contracts.Errorf(contracts.SessionState, "the peer refused a frame"), a.next)
 			}
 			idle.Reset(idleFor)
+			flush.Reset(flushAfter)
 		case <-d.c.wake:
 			idle.Reset(idleFor)
+		case <-flush.C:
+			if err := d.c.flush(d.m.ctx); err != nil {
+				return err
+			}
+		case <-d.c.arrived:
+			if d.sent > d.taken && d.anew() {
+				return errAnew
+			}
 		case <-idle.C:
-			if d.flying == 0 {
+			if d.sent == d.taken {
 				return nil
 			}
 			return contracts.Errorf(contracts.Unavailable, "the peer does not answer")
@@ -264,48 +285,69 @@ func (d *delivery) run() error {
 	}
 }
 
-// newest takes the answers that came behind a one by now: one commit serves all.
-func (d *delivery) newest(a answer) answer {
-	for a.err == nil && a.kind == frameHave {
-		select {
-		case a = <-d.answers:
-			d.flying--
-		default:
-			return a
-		}
+// answered takes the newest of the answers that are there. over: the session was
+// replaced, and the stream is of no use any more.
+func (d *delivery) answered(a answer) (over bool, err error) {
+	for a.err == nil && a.kind == frameHave && len(d.answers) > 0 {
+		a = <-d.answers
 	}
-	return a
+	if a.err != nil {
+		return true, a.err
+	}
+	if a.taken < d.taken || a.taken > d.sent {
+		return true, contracts.Errorf(contracts.Malformed, "the peer answers %d frames of %d", a.taken, d.sent)
+	}
+	d.taken = a.taken
+	if err := d.c.have(a.next); contracts.CodeOf(err) == contracts.SessionRollback {
+		return true, d.recover(err, a.next)
+	} else if err != nil {
+		return true, err
+	}
+	if _, err := d.c.settle(d.m.ctx); err != nil {
+		return true, err
+	}
+	if a.kind == frameRefuse {
+		return true, d.recover(contracts.Errorf(contracts.SessionState, "the peer refused a frame"), a.next)
+	}
+	return false, nil
+}
+
+var errAnew = contracts.Errorf(contracts.Unavailable, "the peer has connected anew")
+
+// anew reports whether the peer has made another connection than the stream's, which
+// may be that of a program that is no more.
+func (d *delivery) anew() bool {
+	return len(d.m.h.Host.Network().ConnsToPeer(d.s.Conn().RemotePeer())) > 1
 }
 
 // fill sends rows while the pipeline has room.
 func (d *delivery) fill() error {
-	if d.flying >= pipeline {
+	room := pipeline - int(d.sent-d.taken)
+	if room <= 0 {
 		return nil
 	}
-	rows, err := d.c.sendable(d.from, pipeline-d.flying)
-	if err != nil {
+	rows, err := d.c.sendable(d.from, room)
+	if err != nil || len(rows) == 0 {
 		return err
 	}
-	var out []byte
+	d.out = d.out[:0]
 	for _, p := range rows {
 		kind := byte(frameRatchet)
 		if p.row.flight {
 			kind = frameFlight
 		}
-		out = p2p.AppendFrame(out, append([]byte{kind}, p.row.frame...))
-		d.from, d.flying = p.seq+1, d.flying+1
-	}
-	if len(out) == 0 {
-		return nil
+		d.out = binary.AppendUvarint(d.out, uint64(1+len(p.row.frame)))
+		d.out = append(append(d.out, kind), p.row.frame...)
+		d.from, d.sent = p.seq+1, d.sent+1
 	}
 	_ = d.s.SetWriteDeadline(time.Now().Add(p2p.WriteTimeout))
-	_, err = d.s.Write(out)
+	_, err = d.s.Write(d.out)
 	return err
 }
 
-// have removes the rows that the peer has. A peer that has more than was ever sent
-// talks with a copy of this store.
-func (c *conversation) have(ctx context.Context, next uint64) error {
+// have notes what the peer has; the rows go with the next commit. A peer that has
+// more than was ever sent talks with a copy of this store.
+func (c *conversation) have(next uint64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.load(); err != nil || c.row == nil {
@@ -314,19 +356,23 @@ func (c *conversation) have(ctx context.Context, next uint64) error {
 	if next > c.row.next {
 		return contracts.Errorf(contracts.SessionRollback, "the peer has %d messages of ours and %d were sent: somebody else sends for this DID", next, c.row.next)
 	}
-	gone := map[string][]byte{}
-	rows, err := c.pending(c.row.redo, next, maxWaiting)
-	if err != nil {
+	c.acknowledged(next)
+	c.remember(nil)
+	return nil
+}
+
+// flush deletes the rows that the peer has.
+func (c *conversation) flush(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.load(); err != nil || c.row == nil {
 		return err
 	}
-	for _, p := range rows {
-		gone[string(seqKey(rowOutbox, c.id, p.seq))] = nil
+	from, to, err := c.acknowledgedRows()
+	if err != nil || from == to {
+		return err
 	}
-	if next <= c.row.acked && len(gone) == 0 {
-		return nil
-	}
-	c.acknowledged(next)
-	return c.commit(ctx, func(tx Tx) error { put(tx, gone); return nil })
+	return c.commit(ctx, 0, func(Tx) error { return nil })
 }
 
 // sendable gives rows that may travel: not those that wait to be sealed again.
@@ -336,7 +382,16 @@ func (c *conversation) sendable(from uint64, limit int) ([]pendingRow, error) {
 	if err := c.load(); err != nil || c.row == nil {
 		return nil, err
 	}
-	return c.pending(max(from, c.row.redo), endOfRows, limit)
+	from = max(from, c.row.redo, c.row.acked)
+	if from < min(c.complete, c.row.next) {
+		rows, err := c.pending(from, c.complete, limit)
+		if err != nil || len(rows) > 0 {
+			return rows, err
+		}
+	}
+	i, _ := slices.BinarySearchFunc(c.recent, from, func(p pendingRow, seq uint64) int { return cmp.Compare(p.seq, seq) })
+	rows := c.recent[i:]
+	return slices.Clone(rows[:min(len(rows), limit)]), nil
 }
 
 func (c *conversation) ackedNow() (uint64, error) {

@@ -12,7 +12,7 @@
 //	inbox          messages in the order of their release, until the application
 //	               acknowledges them
 //
-// Sending: seal, make {outbox row, and state where the reserve is used up} durable,
+// Sending: seal, make {outbox row, audit event, and state where the reserve is used up} durable,
 // then the wire. Receiving: open on a copy, make {state, window, rows} durable in one
 // transaction, then acknowledge and release. So a crash at any point repeats a frame
 // at most, and never a key, a message or a number. Numbers that a crash has burnt are

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"maps"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -125,9 +124,12 @@ func (c *conversation) begunBy(replace bool) (bool, error) {
 type beginning struct {
 	id     peer.ID
 	bundle []byte
-	old    *ratchet.State    // the session that this one succeeds, nil if none or lost
-	gone   map[string][]byte // rows to be deleted with it
-	void   uint64            // with gone: the first number that will not come
+	old    *ratchet.State // the session that this one succeeds, nil if none or lost
+	// replace: a lost session is replaced; gone are the rows to be deleted with it,
+	// void is the first number that will not come.
+	replace bool
+	gone    []write
+	void    uint64
 }
 
 // begin makes and stores the initiator's side. The caller holds mu.
@@ -153,18 +155,13 @@ func (c *conversation) begin(ctx context.Context, g beginning) error {
 		c.drop()
 		return err
 	}
-	if err := m.record(ctx, event, string(c.peer), sessionID(in.Transcript), c.row.next, [32]byte{}); err != nil {
-		c.drop()
-		return err
-	}
 	sid := c.adopt(in.State, true)
-	b := batch{c: c, rows: c.prune()}
-	maps.Copy(b.rows, g.gone)
+	b := c.newBatch()
+	b.rows, b.store = append(c.prune(), g.gone...), true
 	seq := c.row.next
-	out := outboxRow{session: sid, flight: true, kind: ratchet.KindAck, made: now, frame: in.Flight}
-	b.rows[string(seqKey(rowOutbox, c.id, seq))] = out.encode()
-	b.store, c.row.next = true, seq+1
-	if g.gone != nil && g.void < seq {
+	b.event(event, seq, [32]byte{})
+	b.put(seq, &outboxRow{session: sid, flight: true, kind: ratchet.KindAck, made: now, frame: in.Flight})
+	if g.replace && g.void < seq {
 		if _, err := b.add(ratchet.KindControl, ratchet.Hole{A: g.void, B: seq}.Append(nil)); err != nil {
 			return err
 		}
@@ -205,16 +202,18 @@ func (c *conversation) accept(ctx context.Context, remote peer.ID, raw []byte) (
 	if a.Rotation {
 		event = "session_rotate"
 	}
-	if err := m.record(ctx, event, string(c.peer), sessionID(a.Transcript), a.First.Seq, sha256.Sum256(raw)); err != nil {
-		return nil, err
-	}
 	id := c.adopt(a.State, false)
 	m.prekeys.Consume(a.Consumed)
-	msgs, err := c.take(ctx, id, a.First, sha256.Sum256(raw), func(tx Tx) {
-		tx.Put(replay, binary.BigEndian.AppendUint64(nil, uint64(m.now().UnixMilli())))
-		tx.Put([]byte{rowPrekeys}, m.prekeys.Append(nil))
-		tx.Put(key(rowSession, id), a.State.AppendState(nil))
-	})
+	hash := sha256.Sum256(raw)
+	in := intake{c: c, now: m.now(), touched: []ratchet.SessionID{id}, rows: []write{
+		{replay, binary.BigEndian.AppendUint64(nil, uint64(m.now().UnixMilli()))},
+		{[]byte{rowPrekeys}, m.prekeys.Append(nil)},
+	}}
+	in.events = append(in.events, Event{Type: event, Peer: string(c.peer), Session: id, Seq: a.First.Seq, CiphertextHash: hash})
+	var msgs []Message
+	if err = in.take(id, a.First, hash); err == nil {
+		msgs, err = in.commit(ctx)
+	}
 	if err != nil {
 		// The key was used up in memory only: the disk says whether that counts.
 		c.drop()

@@ -103,7 +103,7 @@ func TestE3_RestoredCopy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := pair(t)
-			seen := [2]*events{{}, {}}
+			seen := [2]*events{{m: a, keep: true}, {m: b, keep: true}}
 			a.audit, b.audit = seen[0], seen[1]
 			a.fresh(t)
 			b.fresh(t)
@@ -114,7 +114,7 @@ func TestE3_RestoredCopy(t *testing.T) {
 			copies := [2]map[string][]byte{a.disk.snapshot(), b.disk.snapshot()}
 			a.send(t, b, numbered("lost", 5)...)
 			b.expect(t, append(numbered("old", 3), numbered("lost", 5)...)...)
-			wait(t, "acknowledgement", func() bool { l, _ := a.m.Sessions(); return l[0].Acked == l[0].Sent })
+			wait(t, "acknowledgement, noted durably", func() bool { return a.disk.outbox() == 0 })
 			a.crash()
 			b.crash()
 			want := append(numbered("old", 3), numbered("lost", 5)...)

@@ -10,6 +10,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/directory"
@@ -18,10 +21,13 @@ import (
 	"github.com/talosprotocol/talos/ratchet/handshake"
 )
 
-// Recorder takes the events that must be in the audit log. It returns when the
-// event is durable; an error stops what the event is about.
-type Recorder interface {
-	Record(ctx context.Context, e Event) error
+// Journal makes events durable in the audit log, in one transaction with the writes
+// of f in the store of the manager (about that many bytes; f may be nil): what is done
+// is recorded, and what is recorded is done. An error stops what the events are about;
+// whether they and the writes are durable is then not known. f may be called in
+// another goroutine, and not after Record has returned.
+type Journal interface {
+	Record(ctx context.Context, bytes int, f func(Tx) error, events ...Event) error
 }
 
 // Event is what happened to a session or message: names, numbers and hashes only.
@@ -54,12 +60,13 @@ type Manager struct {
 	h      *p2p.Host
 	dir    *directory.Directory
 	store  Store
-	audit  Recorder
+	audit  Journal
 	log    *slog.Logger
 	now    func() time.Time
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup
+	watch  *network.NotifyBundle
 	retry  atomic.Int64 // first pause after a failed delivery
 
 	mu            sync.Mutex
@@ -68,6 +75,7 @@ type Manager struct {
 	delivering    map[string]bool
 	listeners     map[chan struct{}]struct{}
 	fetches       map[string]*fetch // prekey requests, by peer id
+	expected      map[peer.ID]*conversation
 
 	pk      sync.Mutex // after a conversation's mu, where both are held
 	prekeys *handshake.Prekeys
@@ -76,11 +84,12 @@ type Manager struct {
 
 // New makes the manager, serves its streams on h, and goes on delivering what waits
 // in the outbox.
-func New(h *p2p.Host, dir *directory.Directory, store Store, keys Keys, audit Recorder, log *slog.Logger, now func() time.Time) (*Manager, error) {
+func New(h *p2p.Host, dir *directory.Directory, store Store, keys Keys, audit Journal, log *slog.Logger, now func() time.Time) (*Manager, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Manager{
 		h: h, dir: dir, store: store, keys: keys, audit: audit, log: log, now: now, ctx: ctx, cancel: cancel,
 		conversations: map[string]*conversation{}, delivering: map[string]bool{}, listeners: map[chan struct{}]struct{}{}, fetches: map[string]*fetch{},
+		expected: map[peer.ID]*conversation{},
 	}
 	m.retry.Store(int64(firstRetry))
 	if err := m.loadPrekeys(); err != nil {
@@ -98,7 +107,29 @@ func New(h *p2p.Host, dir *directory.Directory, store Store, keys Keys, audit Re
 		m.deliver(c)
 	}
 	m.work.Go(m.sweepLoop)
+	m.watch = &network.NotifyBundle{ConnectedF: func(_ network.Network, conn network.Conn) { m.connected(conn.RemotePeer()) }}
+	h.Host.Network().Notify(m.watch)
 	return m, nil
+}
+
+// expect notes with which conversation a connection of a peer has to do.
+func (m *Manager) expect(id peer.ID, c *conversation) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expected[id] = c
+}
+
+// connected tells delivery that a peer has made a connection: it need not wait for
+// its next try.
+func (m *Manager) connected(id peer.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c := m.expected[id]; c != nil {
+		select {
+		case c.arrived <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // enter counts a stream in, so that Close waits for it; false after Close.
@@ -114,6 +145,7 @@ func (m *Manager) enter() bool {
 
 // Close stops the streams and waits for what is being committed.
 func (m *Manager) Close() error {
+	m.h.Host.Network().StopNotify(m.watch)
 	m.h.RemoveStreamHandler(m.h.Protocol(prekeyName, protocolVersion))
 	m.h.RemoveStreamHandler(m.h.Protocol(sessionName, protocolVersion))
 	m.mu.Lock()
@@ -197,7 +229,7 @@ func (m *Manager) conversation(peer string) *conversation {
 	if c == nil {
 		c = &conversation{
 			m: m, peer: identity.DID(peer), id: conversationID(m.self(), peer), wake: make(chan struct{}, 1),
-			turn: make(chan struct{}, 1), starting: make(chan struct{}, 1),
+			turn: make(chan struct{}, 1), starting: make(chan struct{}, 1), arrived: make(chan struct{}, 1), complete: endOfRows,
 		}
 		m.conversations[peer] = c
 	}
@@ -220,10 +252,6 @@ func (m *Manager) ownKeys() Keys {
 	return m.keys
 }
 
-func (m *Manager) record(ctx context.Context, typ, peer string, id ratchet.SessionID, seq uint64, hash [32]byte) error {
-	return m.audit.Record(ctx, Event{Type: typ, Peer: peer, Session: id, Seq: seq, CiphertextHash: hash})
-}
-
 // Send accepts a message for peer: when it returns nil the message is durable and
 // will be delivered exactly once, in order. After another error than those below it
 // may still be delivered. A first message needs the peer to be online, for its
@@ -238,40 +266,14 @@ func (m *Manager) Send(ctx context.Context, peer identity.DID, body []byte) (Sen
 	}
 	c := m.conversation(string(peer))
 	for range 3 {
-		sent, ok, err := c.trySend(ctx, body)
-		if ok || err != nil {
-			return sent, err
+		if w := c.trySend(ctx, body); w.state != needsSession {
+			return w.sent, w.err
 		}
 		if err := m.initiate(ctx, c, peer, false); err != nil {
 			return Sent{}, err
 		}
 	}
 	return Sent{}, contracts.Errorf(contracts.Unavailable, "no session with %s could be kept open; try again", peer.Short())
-}
-
-// trySend seals on the active session; ok is false if there is none.
-func (c *conversation) trySend(ctx context.Context, body []byte) (Sent, bool, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.m.ctx.Err() != nil {
-		return Sent{}, false, contracts.Errorf(contracts.Unavailable, "the node is stopping")
-	}
-	if err := c.load(); err != nil {
-		return Sent{}, false, err
-	}
-	if _, st := c.active(); st == nil {
-		return Sent{}, false, nil
-	}
-	if c.row.redo > 0 { // what was accepted before goes first
-		if err := c.reseal(ctx, true); err != nil {
-			return Sent{}, false, err
-		}
-	}
-	if c.row.next-c.row.acked >= maxOutbox {
-		return Sent{}, false, contracts.Errorf(contracts.OutboxFull, "%d messages wait for this peer", maxOutbox)
-	}
-	sent, err := c.seal(ctx, ratchet.KindData, body)
-	return sent, err == nil, err
 }
 
 // Rotate replaces the session with a peer by a fresh handshake, mixed with a key of
@@ -292,16 +294,14 @@ func (m *Manager) End(ctx context.Context, peer identity.DID) error {
 	if ref == nil {
 		return contracts.Errorf(contracts.SessionNotFound, "no session with %s", peer.Short())
 	}
-	id := ref.id
-	if err := m.record(ctx, "session_close", string(peer), id, 0, [32]byte{}); err != nil {
+	b := c.newBatch()
+	if err := b.hole(); err != nil {
 		return err
 	}
-	if _, err := c.seal(ctx, ratchet.KindControl, []byte{controlClose}); err != nil {
+	if _, err := b.add(ratchet.KindControl, []byte{controlClose}); err != nil {
 		return err
-	}
-	if ref, _ = c.active(); ref == nil || ref.id != id {
-		return nil
 	}
 	ref.draining, ref.changed = true, m.now()
-	return c.commit(ctx, func(Tx) error { return nil })
+	b.event("session_close", 0, [32]byte{})
+	return b.commit(ctx)
 }

@@ -45,6 +45,16 @@ func (d *disk) snapshot() map[string][]byte {
 	return maps.Clone(d.rows)
 }
 
+// outbox gives how many rows wait for an acknowledgement.
+func (d *disk) outbox() (n int) {
+	for k, v := range d.snapshot() {
+		if _, _, _, ok := session.OutboxFrame([]byte(k), v); ok {
+			n++
+		}
+	}
+	return n
+}
+
 func (d *disk) restore(rows map[string][]byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -163,20 +173,26 @@ func (h *handle) saw(k string, v []byte) {
 	h.frames[name] = frame
 }
 
-type silent struct{}
-
-func (silent) Record(context.Context, session.Event) error { return nil }
-
-// events keeps what was recorded.
+// events is a journal on the store that a member has now. It keeps what was recorded,
+// if keep is set.
 type events struct {
+	m    *member
+	keep bool
 	mu   sync.Mutex
 	list []session.Event
 }
 
-func (e *events) Record(_ context.Context, ev session.Event) error {
+func (e *events) Record(ctx context.Context, _ int, f func(session.Tx) error, evs ...session.Event) error {
+	if f != nil {
+		if err := e.m.store.Update(ctx, f); err != nil {
+			return err
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.list = append(e.list, ev)
+	if e.keep {
+		e.list = append(e.list, evs...)
+	}
 	return nil
 }
 
@@ -193,7 +209,7 @@ type member struct {
 	did   identity.DID
 	keys  session.Keys
 	clock *atomic.Int64 // Unix ms, one for all members of a test
-	audit session.Recorder
+	audit *events
 	disk  *disk
 	store *handle
 	m     *session.Manager
@@ -217,7 +233,8 @@ func logger(t testing.TB) *slog.Logger {
 
 func newMember(t testing.TB, clock *atomic.Int64, boot *member) *member {
 	t.Helper()
-	m := &member{clock: clock, audit: silent{}}
+	m := &member{clock: clock}
+	m.audit = &events{m: m}
 	rnd := rand.NewChaCha8([32]byte{byte(rand.Uint32()), byte(rand.Uint32()), byte(rand.Uint32()), byte(rand.Uint32())})
 	control, next, pk := gen[identity.Control](t, rnd), gen[identity.Control](t, rnd), gen[identity.Peer](t, rnd)
 	ka, err := identity.GenerateAgreement(rnd)
@@ -256,7 +273,7 @@ func (m *member) host(t testing.TB, key ed25519.PrivateKey, boot *member) {
 		t.Fatal(err)
 	}
 	v := directory.NewValidator(time.Now)
-	m.h, err = p2p.New(p2p.Config{Network: "test", Kind: p2p.Local, Key: key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}},
+	m.h, err = p2p.New(p2p.Config{Network: "test", Kind: p2p.Local, Key: key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, PerIP: 1024, HighConns: 1200, LowConns: 1000},
 		st.Datastore(), record.NamespacedValidator{directory.Namespace: v})
 	if err != nil {
 		t.Fatal(err)

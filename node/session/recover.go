@@ -49,10 +49,10 @@ func (c *conversation) compare(ctx context.Context, next, acked uint64) error {
 	}
 	c.mu.Unlock()
 	if err == nil {
-		return c.have(ctx, next)
+		return c.have(next)
 	}
 	c.m.log.Warn("rollback", "peer", c.peer, "err", err)
-	return errors.Join(err, c.m.audit.Record(ctx, Event{Type: "session_close", Peer: string(c.peer), Session: id, Code: contracts.SessionRollback}))
+	return errors.Join(err, c.m.audit.Record(ctx, 0, nil, Event{Type: "session_close", Peer: string(c.peer), Session: id, Code: contracts.SessionRollback}))
 }
 
 // recover replaces a session that one side has lost. The peer takes nothing from this
@@ -91,13 +91,13 @@ func (c *conversation) replace(ctx context.Context, id peer.ID, bundle []byte, n
 		c.row.next = c.row.redo
 	}
 	c.row.next = max(c.row.next, next)
-	gone := map[string][]byte{}
+	var gone []write
 	for _, p := range rows {
 		// Rows from loaded on were made by this run: if it has not been compared yet,
 		// their numbers may be those of other messages at the peer.
 		lost := p.seq >= next || p.seq < c.row.redo || !c.synced && p.seq >= c.loaded
 		if !lost || p.row.kind != ratchet.KindData || p.row.flight {
-			gone[string(seqKey(rowOutbox, c.id, p.seq))] = nil
+			gone = append(gone, write{seqKey(rowOutbox, c.id, p.seq), nil})
 		}
 	}
 	for i := range c.row.sessions {
@@ -107,7 +107,9 @@ func (c *conversation) replace(ctx context.Context, id peer.ID, bundle []byte, n
 	}
 	c.row.acked, c.row.redo = next, c.row.next
 	c.loaded, c.synced, c.suspect = c.row.next, true, false
-	return c.begin(ctx, beginning{id: id, bundle: bundle, gone: gone, void: next})
+	c.low, c.lowKnown = c.row.next, true
+	c.forget()
+	return c.begin(ctx, beginning{id: id, bundle: bundle, replace: true, gone: gone, void: next})
 }
 
 // settle seals again what a replaced session has left, once the peer has taken the
@@ -123,8 +125,11 @@ func (c *conversation) settle(ctx context.Context) (some bool, err error) {
 			return true, err
 		}
 	}
-	rows, err := c.pending(0, endOfRows, 1)
-	return len(rows) > 0 || c.suspect, err
+	if err := c.findLow(); err != nil {
+		return true, err
+	}
+	// Numbers without a row wait for nothing: there are none from low on.
+	return max(c.low, c.row.acked) < c.row.next || c.row.redo > 0 || c.suspect, nil
 }
 
 // reseal moves the bodies below redo behind all other rows, in the order in which
@@ -140,7 +145,7 @@ func (c *conversation) reseal(ctx context.Context, early bool) error {
 	}
 	slices.SortFunc(rows, func(a, b pendingRow) int { return cmp.Compare(a.row.order, b.row.order) })
 	for len(rows) > 0 {
-		b := batch{c: c, rows: map[string][]byte{}}
+		b := c.newBatch()
 		if err := b.hole(); err != nil {
 			return err
 		}
@@ -149,7 +154,7 @@ func (c *conversation) reseal(ctx context.Context, early bool) error {
 			if _, err := b.add(p.row.kind, p.row.body, p.row.order); err != nil {
 				return err
 			}
-			b.rows[string(seqKey(rowOutbox, c.id, p.seq))] = nil
+			b.delete(seqKey(rowOutbox, c.id, p.seq))
 			size += len(p.row.body)
 		}
 		if len(rows) == 0 {
@@ -162,6 +167,6 @@ func (c *conversation) reseal(ctx context.Context, early bool) error {
 	if c.row.redo == 0 {
 		return nil
 	}
-	c.row.redo = 0 // there was nothing to seal again
-	return c.commit(ctx, func(Tx) error { return nil })
+	c.row.redo, c.lowKnown = 0, false // there was nothing to seal again
+	return c.commit(ctx, 0, func(Tx) error { return nil })
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -13,11 +14,16 @@ import (
 	"github.com/talosprotocol/talos/node/p2p"
 )
 
+const (
+	readBuffer = 32 << 10
+	maxTaken   = 128 << 10 // bytes of frames in one transaction, and one frame more
+)
+
 // serveSession takes a peer's frames: each is durable before it is answered. After a
 // frame that it cannot take it answers so and ends the stream, so that nothing later
 // is taken out of turn.
 func (m *Manager) serveSession(s network.Stream) {
-	release, err := p2p.Reserve(s, "talos.session", maxSessionFrame)
+	release, err := p2p.Reserve(s, "talos.session", readBuffer+maxTaken+maxSessionFrame)
 	if err != nil {
 		return
 	}
@@ -37,7 +43,7 @@ func (m *Manager) serveSession(s network.Stream) {
 		return
 	}
 	c := m.conversation(string(who.DID))
-	r := bufio.NewReaderSize(s, 16<<10)
+	r := bufio.NewReaderSize(s, readBuffer)
 	if b, err := p2p.ReadFrame(r, 16); err != nil || len(b) != 1 || b[0] != 0 {
 		_ = s.ResetWithError(network.StreamProtocolViolation)
 		return
@@ -48,7 +54,7 @@ func (m *Manager) serveSession(s network.Stream) {
 		return
 	}
 	defer func() { <-c.turn }()
-	if m.answer(s, frameHave, c) != nil {
+	if m.answer(s, frameHave, c, 0) != nil {
 		return
 	}
 	m.takeFrames(s, r, c)
@@ -71,24 +77,31 @@ func (c *conversation) enter(s network.Stream) bool {
 	}
 }
 
+// takeFrames takes what the peer sends, as many frames at once as are there already.
 func (m *Manager) takeFrames(s network.Stream, r *bufio.Reader, c *conversation) {
+	total := uint64(0)
+	var deadline time.Time
 	for {
-		_ = s.SetReadDeadline(time.Now().Add(p2p.ReadTimeout + 2*idleFor))
-		b, err := p2p.ReadFrame(r, maxSessionFrame)
-		if err != nil || len(b) < 2 {
+		if now := time.Now(); deadline.Sub(now) < p2p.ReadTimeout+idleFor {
+			deadline = now.Add(p2p.ReadTimeout + 2*idleFor)
+			_ = s.SetReadDeadline(deadline)
+		}
+		frames, ended := readFrames(r)
+		if ended != nil && len(frames) == 0 {
 			_ = s.Close()
 			return
 		}
-		msgs, err := m.takeFrame(c, s, b)
+		n, msgs, err := m.take(c, s, frames)
+		total += uint64(n)
 		if len(msgs) > 0 || err != nil {
 			m.announce()
 		}
 		switch {
-		case err == nil || contracts.CodeOf(err) == contracts.FrameReplay:
-			err = m.answer(s, frameHave, c)
+		case err == nil:
+			err = errors.Join(m.answer(s, frameHave, c, total), ended)
 		case refused(err):
 			m.log.Info("frame refused", "peer", c.peer, "err", err)
-			_ = m.answer(s, frameRefuse, c)
+			_ = m.answer(s, frameRefuse, c, total)
 			_ = s.Close()
 			return
 		default: // this side's trouble: the peer sends the same again
@@ -96,9 +109,53 @@ func (m *Manager) takeFrames(s network.Stream, r *bufio.Reader, c *conversation)
 			_ = s.Reset()
 		}
 		if err != nil {
+			_ = s.Close()
 			return
 		}
 	}
+}
+
+// readFrames reads a frame, and those behind it that need no waiting.
+func readFrames(r *bufio.Reader) ([][]byte, error) {
+	var out [][]byte
+	for size := 0; len(out) == 0 || len(out) < pipeline && size < maxTaken && p2p.Buffered(r); {
+		b, err := p2p.ReadFrame(r, maxSessionFrame)
+		if err == nil && len(b) < 2 {
+			err = contracts.Errorf(contracts.Malformed, "an empty session frame")
+		}
+		if err != nil {
+			return out, err
+		}
+		out, size = append(out, b), size+len(b)
+	}
+	return out, nil
+}
+
+// take takes frames in their order, those of the ratchet in one transaction. n is how
+// many; err is the fault of the one after them.
+func (m *Manager) take(c *conversation, s network.Stream, frames [][]byte) (n int, msgs []Message, err error) {
+	for n < len(frames) && err == nil {
+		var more []Message
+		if frames[n][0] != frameRatchet {
+			if more, err = m.takeFlight(c, s, frames[n]); err == nil || contracts.CodeOf(err) == contracts.FrameReplay {
+				err = nil
+				n++
+			}
+		} else {
+			var run [][]byte
+			for _, f := range frames[n:] {
+				if f[0] != frameRatchet {
+					break
+				}
+				run = append(run, f[1:])
+			}
+			k := 0
+			k, more, err = m.takeRun(c, run)
+			n += k
+		}
+		msgs = append(msgs, more...)
+	}
+	return n, msgs, err
 }
 
 // refused reports whether a frame itself is at fault, so that it would be in vain to
@@ -114,37 +171,45 @@ func refused(err error) bool {
 	return false
 }
 
-func (m *Manager) takeFrame(c *conversation, s network.Stream, b []byte) (msgs []Message, err error) {
-	defer func() {
-		if contracts.CodeOf(err) == contracts.SessionRollback {
-			// Refusing is not enough: the peer will acknowledge the same again. This
-			// side must learn its place from the peer's count.
-			c.mu.Lock()
-			c.suspect = true
-			c.mu.Unlock()
-			c.nudge()
-		}
-	}()
-	switch b[0] {
-	case frameRatchet:
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.receive(m.ctx, b[1:])
-	case frameFlight:
-		msgs, err = c.accept(m.ctx, s.Conn().RemotePeer(), b[1:])
-		if contracts.CodeOf(err) == contracts.PeerNotBound {
-			// The peer's keys may be newer than what is remembered.
-			if _, e := m.dir.Resolve(m.ctx, c.peer, directory.Options{Fresh: true}); e == nil {
-				msgs, err = c.accept(m.ctx, s.Conn().RemotePeer(), b[1:])
-			}
-		}
-		return msgs, err
+// takeRun takes frames of the ratchet.
+func (m *Manager) takeRun(c *conversation, run [][]byte) (n int, msgs []Message, err error) {
+	c.mu.Lock()
+	n, msgs, err = c.receive(m.ctx, run)
+	c.mu.Unlock()
+	c.suspectIf(err)
+	return n, msgs, err
+}
+
+// suspectIf: a peer that acknowledges what this side never sent will do so again when
+// it is refused. This side must learn its place from the peer's count.
+func (c *conversation) suspectIf(err error) {
+	if contracts.CodeOf(err) != contracts.SessionRollback {
+		return
 	}
-	return nil, contracts.Errorf(contracts.Malformed, "a session frame of unknown kind %d", b[0])
+	c.mu.Lock()
+	c.suspect = true
+	c.mu.Unlock()
+	c.nudge()
+}
+
+// takeFlight takes a first flight.
+func (m *Manager) takeFlight(c *conversation, s network.Stream, b []byte) ([]Message, error) {
+	if b[0] != frameFlight {
+		return nil, contracts.Errorf(contracts.Malformed, "a session frame of unknown kind %d", b[0])
+	}
+	msgs, err := c.accept(m.ctx, s.Conn().RemotePeer(), b[1:])
+	if contracts.CodeOf(err) == contracts.PeerNotBound {
+		// The peer's keys may be newer than what is remembered.
+		if _, e := m.dir.Resolve(m.ctx, c.peer, directory.Options{Fresh: true}); e == nil {
+			msgs, err = c.accept(m.ctx, s.Conn().RemotePeer(), b[1:])
+		}
+	}
+	c.suspectIf(err)
+	return msgs, err
 }
 
 // answer says what is durable here.
-func (m *Manager) answer(s network.Stream, kind byte, c *conversation) error {
+func (m *Manager) answer(s network.Stream, kind byte, c *conversation, taken uint64) error {
 	c.mu.Lock()
 	err := c.load()
 	next := uint64(0)
@@ -157,5 +222,5 @@ func (m *Manager) answer(s network.Stream, kind byte, c *conversation) error {
 		return err
 	}
 	_ = s.SetWriteDeadline(time.Now().Add(p2p.WriteTimeout))
-	return p2p.WriteFrame(s, binary.BigEndian.AppendUint64([]byte{kind}, next))
+	return p2p.WriteFrame(s, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64([]byte{kind}, next), taken))
 }

@@ -32,11 +32,11 @@ func (c *conversation) sweep() error {
 	rows, now := c.prune(), c.m.now()
 	for id, st := range c.states {
 		if st.Expire(now) {
-			rows[string(key(rowSession, id))] = st.AppendState(nil)
+			rows = append(rows, write{key(rowSession, id), st.AppendState(nil)})
 		}
 	}
 	if len(rows) == 0 {
 		return nil
 	}
-	return c.commit(c.m.ctx, func(tx Tx) error { put(tx, rows); return nil })
+	return c.commit(c.m.ctx, 0, func(tx Tx) error { put(tx, rows); return nil })
 }

@@ -23,11 +23,11 @@ func (m *member) wire(t testing.TB, to *member) (network.Stream, func(kind byte,
 	_ = s.SetDeadline(time.Now().Add(10 * time.Second))
 	r := bufio.NewReader(s)
 	answer := func() (byte, uint64) {
-		b, err := p2p.ReadFrame(r, 16)
-		if err != nil || len(b) != 9 {
+		b, err := p2p.ReadFrame(r, 32)
+		if err != nil || len(b) != 17 {
 			return 0, 0
 		}
-		return b[0], binary.BigEndian.Uint64(b[1:])
+		return b[0], binary.BigEndian.Uint64(b[1:9])
 	}
 	if err := p2p.WriteFrame(s, []byte{0}); err != nil {
 		t.Fatal(err)

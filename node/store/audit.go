@@ -12,14 +12,19 @@ import (
 
 const tableAudit = 0x20
 
-// Audit gives the backend of one incarnation of this node's audit log.
+// Audit gives the backend of one incarnation of this node's audit log. Its
+// companions are those that this package makes (Sessions.With).
 //
-// Keys: incarnation (2), then 'e' and index (8) for an entry, 'z' for the size, 'h'
-// for the signed head. An entry's row holds the nodes that the entry completed, in
-// clear, then leaf, salt and event, sealed: one row and no more for each event.
+// Keys: incarnation (2), then 'e' and the index (8) of a run's first entry for a run
+// of entries that were written together, 'z' for the size, 'h' for the signed head. A
+// run's row has the nodes that its entries completed, in clear, then the entries,
+// sealed: a row for each entry would double what a busy log costs.
 func (s *Store) Audit(incarnation uint16) auditlog.Backend {
 	return auditTable{s, binary.BigEndian.AppendUint16([]byte{tableAudit}, incarnation)}
 }
+
+// maxRun is how many entries one row takes: erasing one writes them all again.
+const maxRun = 64
 
 type auditTable struct {
 	s      *Store
@@ -49,87 +54,143 @@ func (t auditTable) State(context.Context) (st auditlog.State, err error) {
 	return st, err
 }
 
-func (t auditTable) encode(key []byte, e *auditlog.Entry, nodes []anchor.Hash) []byte {
-	plain := append(make([]byte, 0, len(e.Leaf)+len(e.Salt)+len(e.Event)), e.Leaf[:]...)
-	if !e.Erased() {
-		plain = append(append(plain, e.Salt[:]...), e.Event...)
+// encode makes the row of a run: count of nodes (2), nodes, sealed entries.
+func (t auditTable) encode(key []byte, run []auditlog.Entry, nodes []anchor.Hash) []byte {
+	size := 0
+	for i := range run {
+		size += 4 + len(run[i].Leaf) + len(run[i].Salt) + len(run[i].Event)
 	}
-	b := []byte{byte(len(nodes))}
+	plain := make([]byte, 0, size)
+	for i := range run {
+		e := &run[i]
+		plain = append(binary.BigEndian.AppendUint32(plain, uint32(len(e.Event))), e.Leaf[:]...)
+		if !e.Erased() {
+			plain = append(append(plain, e.Salt[:]...), e.Event...)
+		}
+	}
+	b := make([]byte, 0, 2+32*len(nodes)+len(plain)+sealOverhead)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(nodes)))
 	for i := range nodes {
 		b = append(b, nodes[i][:]...)
 	}
-	return append(b, t.s.seal(key, plain)...)
+	return t.s.appendSeal(b, key, plain)
 }
 
-func (t auditTable) decode(key, b []byte) (e auditlog.Entry, nodes []anchor.Hash, err error) {
-	bad := contracts.Errorf(contracts.StorageCorrupt, "an audit row is not as it was written")
-	if len(b) == 0 || len(b) < 1+32*int(b[0]) {
-		return e, nil, bad
+// errAuditRow says that a row is not as it was written.
+func errAuditRow(key []byte) error {
+	return contracts.Errorf(contracts.StorageCorrupt, "the audit row of entry %d is not as it was written", binary.BigEndian.Uint64(key[len(key)-8:]))
+}
+
+// nodesOf gives the clear part of a row.
+func nodesOf(key, b []byte) (nodes, sealed []byte, err error) {
+	if len(b) < 2 || len(b) < 2+32*int(binary.BigEndian.Uint16(b)) {
+		return nil, nil, errAuditRow(key)
 	}
-	n := int(b[0])
-	for i := range n {
-		nodes = append(nodes, anchor.Hash(b[1+32*i:33+32*i]))
-	}
-	plain, err := t.s.open(key, b[1+32*n:])
+	n := 2 + 32*int(binary.BigEndian.Uint16(b))
+	return b[2:n], b[n:], nil
+}
+
+func (t auditTable) decode(key, b []byte) (run []auditlog.Entry, nodes []byte, err error) {
+	nodes, sealed, err := nodesOf(key, b)
 	if err != nil {
-		return e, nil, err
+		return nil, nil, err
 	}
-	if len(plain) < len(e.Leaf) || (len(plain) > len(e.Leaf) && len(plain) < len(e.Leaf)+len(e.Salt)) {
-		return e, nil, bad
+	plain, err := t.s.open(key, sealed)
+	if err != nil {
+		return nil, nil, err
 	}
-	plain = plain[copy(e.Leaf[:], plain):]
-	if len(plain) > 0 {
-		e.Event = plain[copy(e.Salt[:], plain):]
+	for len(plain) > 0 {
+		var e auditlog.Entry
+		if len(plain) < 4+len(e.Leaf) {
+			return nil, nil, errAuditRow(key)
+		}
+		size := int(binary.BigEndian.Uint32(plain))
+		plain = plain[4:]
+		plain = plain[copy(e.Leaf[:], plain):]
+		if size > 0 {
+			if size > len(plain)-len(e.Salt) {
+				return nil, nil, errAuditRow(key)
+			}
+			plain = plain[copy(e.Salt[:], plain):]
+			e.Event, plain = plain[:size:size], plain[size:]
+		}
+		run = append(run, e)
 	}
-	return e, nodes, nil
+	return run, nodes, nil
 }
 
 func (t auditTable) Append(ctx context.Context, b *auditlog.Batch) error {
+	for _, w := range b.With {
+		if _, ok := w.(*companion); !ok {
+			return contracts.Errorf(contracts.Internal, "a companion that is not of this store: %T", w)
+		}
+	}
 	// Encoded here, in the caller's goroutine, not in the committer.
-	rows := make([][2][]byte, len(b.Entries))
-	node := uint64(0)
-	first := anchor.NodeCount(b.First)
-	for i := range b.Entries {
-		end := anchor.NodeCount(b.First+uint64(i)+1) - first
-		k := t.entryKey(b.First + uint64(i))
-		rows[i] = [2][]byte{k, t.encode(k, &b.Entries[i], b.Nodes[node:end])}
+	var rows [][2][]byte
+	first, node := anchor.NodeCount(b.First), uint64(0)
+	for at := 0; at < len(b.Entries); at += maxRun {
+		run := b.Entries[at:min(at+maxRun, len(b.Entries))]
+		end := anchor.NodeCount(b.First+uint64(at+len(run))) - first
+		k := t.entryKey(b.First + uint64(at))
+		rows = append(rows, [2][]byte{k, t.encode(k, run, b.Nodes[node:end])})
 		node = end
 	}
 	return t.s.Update(ctx, func(tx *Tx) error {
 		if size := sizeOf(tx.Get(t.key('z'))); size != b.First {
 			return contracts.Errorf(contracts.Conflict, "the audit log has %d entries, not %d: there is another writer", size, b.First)
 		}
+		for _, w := range b.With {
+			c := w.(*companion)
+			c.err = tx.try(c.f)
+		}
 		for _, r := range rows {
 			tx.Put(r[0], r[1])
 		}
-		tx.Put(t.key('z'), binary.BigEndian.AppendUint64(nil, b.First+uint64(len(rows))))
+		tx.Put(t.key('z'), binary.BigEndian.AppendUint64(nil, b.First+uint64(len(b.Entries))))
 		return nil
 	})
 }
 
+// companion is rows that become durable with an audit event.
+type companion struct {
+	f     func(*Tx) error
+	bytes int
+	err   error // of f; none of its rows is written then
+}
+
+func (c *companion) Bytes() int { return c.bytes }
+
+// rowOf gives the key of the row that has an entry, nil if there is none.
+func (t auditTable) rowOf(r *Reader, index uint64) []byte {
+	k, _ := r.Last(t.key('e'), t.entryKey(index))
+	return k
+}
+
 func (t auditTable) Entries(_ context.Context, from uint64, limit int) (out []auditlog.Entry, err error) {
-	var after []byte
-	if from > 0 {
-		after = t.entryKey(from - 1)
-	}
-	want := from
 	err = t.s.View(func(r *Reader) error {
+		start := t.rowOf(r, from)
+		if start == nil || from >= sizeOf(r.Get(t.key('z'))) {
+			return r.Err()
+		}
+		next := binary.BigEndian.Uint64(start[len(start)-8:])
 		var failed error
-		err := r.Scan(t.key('e'), after, func(k, v []byte) bool {
-			if len(out) == limit {
+		err := r.Scan(t.key('e'), before(start), func(k, v []byte) bool {
+			if at := binary.BigEndian.Uint64(k[len(k)-8:]); at != next {
+				failed = contracts.Errorf(contracts.StorageCorrupt, "audit entry %d is missing", next)
 				return false
 			}
-			if i := binary.BigEndian.Uint64(k[len(k)-8:]); i != want {
-				failed = contracts.Errorf(contracts.StorageCorrupt, "audit entry %d is missing", want)
-				return false
-			}
-			e, _, err := t.decode(k, v)
+			run, _, err := t.decode(k, v)
 			if err != nil {
 				failed = err
 				return false
 			}
-			out, want = append(out, e), want+1
-			return true
+			for i := range run {
+				if next+uint64(i) >= from && len(out) < limit {
+					out = append(out, run[i])
+				}
+			}
+			next += uint64(len(run))
+			return len(out) < limit
 		})
 		if err == nil {
 			err = failed
@@ -137,6 +198,19 @@ func (t auditTable) Entries(_ context.Context, from uint64, limit int) (out []au
 		return err
 	})
 	return out, err
+}
+
+// before gives a key that is directly below k, for an exclusive cursor: the rows of
+// the table have keys of one length.
+func before(k []byte) []byte {
+	out := append([]byte{}, k...)
+	for i := len(out) - 1; i >= 0; i-- {
+		out[i]--
+		if out[i] != 0xff {
+			return out
+		}
+	}
+	return nil
 }
 
 func (t auditTable) Nodes(_ context.Context, numbers []uint64) (out []anchor.Hash, err error) {
@@ -149,13 +223,19 @@ func (t auditTable) Nodes(_ context.Context, numbers []uint64) (out []anchor.Has
 			if entry >= size {
 				return contracts.Errorf(contracts.NotFound, "node %d was never stored", n)
 			}
-			k := t.entryKey(entry)
-			b := r.Get(k)
-			at := int(n - anchor.NodeCount(entry))
-			if len(b) == 0 || at >= int(b[0]) || len(b) < 33+32*at {
+			k, b := r.Last(t.key('e'), t.entryKey(entry))
+			if k == nil {
+				return contracts.Errorf(contracts.StorageCorrupt, "audit entry %d is missing", entry)
+			}
+			nodes, _, err := nodesOf(k, b)
+			if err != nil {
+				return err
+			}
+			at := 32 * int(n-anchor.NodeCount(binary.BigEndian.Uint64(k[len(k)-8:])))
+			if len(nodes) < at+32 {
 				return contracts.Errorf(contracts.StorageCorrupt, "audit entry %d is missing or cut short", entry)
 			}
-			out[i] = anchor.Hash(b[1+32*at : 33+32*at])
+			out[i] = anchor.Hash(nodes[at : at+32])
 		}
 		return r.Err()
 	})
@@ -173,17 +253,34 @@ func (t auditTable) SetHead(ctx context.Context, old, head []byte) error {
 }
 
 func (t auditTable) Erase(ctx context.Context, index uint64) error {
-	return t.s.Update(ctx, func(tx *Tx) error {
-		k := t.entryKey(index)
-		b := tx.Get(k)
-		if b == nil {
-			return contracts.Errorf(contracts.NotFound, "no audit entry %d", index)
+	var k []byte
+	err := t.s.View(func(r *Reader) error {
+		if index < sizeOf(r.Get(t.key('z'))) {
+			k = t.rowOf(r, index)
 		}
-		e, nodes, err := t.decode(k, b)
+		return r.Err()
+	})
+	if err != nil {
+		return err
+	}
+	if k == nil {
+		return contracts.Errorf(contracts.NotFound, "no audit entry %d", index)
+	}
+	return t.s.Update(ctx, func(tx *Tx) error {
+		run, clear, err := t.decode(k, tx.Get(k))
 		if err != nil {
 			return err
 		}
-		tx.Put(k, t.encode(k, &auditlog.Entry{Leaf: e.Leaf}, nodes))
+		at := index - binary.BigEndian.Uint64(k[len(k)-8:])
+		if at >= uint64(len(run)) {
+			return contracts.Errorf(contracts.StorageCorrupt, "audit entry %d is missing", index)
+		}
+		run[at] = auditlog.Entry{Leaf: run[at].Leaf}
+		nodes := make([]anchor.Hash, len(clear)/32)
+		for i := range nodes {
+			nodes[i] = anchor.Hash(clear[32*i:])
+		}
+		tx.Put(k, t.encode(k, run, nodes))
 		return nil
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -25,6 +26,7 @@ type Tx struct {
 	s     *Store
 	txn   *badger.Txn
 	group map[string][]byte // writes of the group so far; nil value: deleted
+	under map[string][]byte // writes of the function that this one is a part of
 	own   map[string][]byte
 	err   error
 }
@@ -72,12 +74,16 @@ func (s *Store) commitLoop() {
 // gather takes the jobs that wait already.
 func (s *Store) gather(first *job) []*job {
 	group := []*job{first}
-	for len(group) < maxGroup {
+	for yields := 0; len(group) < maxGroup; {
 		select {
 		case j := <-s.jobs:
 			group = append(group, j)
 		default:
-			return group
+			// Those whom the last commit has woken are about to come back.
+			if yields++; yields > 2 {
+				return group
+			}
+			runtime.Gosched()
 		}
 	}
 	return group
@@ -195,9 +201,24 @@ func (tx *Tx) run(f func(*Tx) error) (err error) {
 	return errors.Join(f(tx), tx.err)
 }
 
+// try runs f as a part: its writes count only if it gives no error.
+func (tx *Tx) try(f func(*Tx) error) error {
+	part := &Tx{s: tx.s, txn: tx.txn, group: tx.group, under: tx.own, own: map[string][]byte{}}
+	if err := part.run(f); err != nil {
+		return err
+	}
+	for k, v := range part.own {
+		tx.own[k] = v
+	}
+	return nil
+}
+
 // Get gives a row, nil where there is none. The slice must not be changed.
 func (tx *Tx) Get(key []byte) []byte {
 	if v, ok := tx.own[string(key)]; ok {
+		return v
+	}
+	if v, ok := tx.under[string(key)]; ok {
 		return v
 	}
 	if v, ok := tx.group[string(key)]; ok {

@@ -3,13 +3,25 @@ package store
 import (
 	"context"
 
+	"github.com/talosprotocol/talos/anchor/auditlog"
 	"github.com/talosprotocol/talos/node/session"
 )
 
 const tableSession = 0x10
 
-// Session gives the sealed table of sessions and messages.
-func (s *Store) Session() session.Store { return sealedTable{s, tableSession} }
+// Sessions is the sealed table of sessions and messages.
+type Sessions struct{ sealedTable }
+
+// Session gives the table of sessions and messages.
+func (s *Store) Session() Sessions { return Sessions{sealedTable{s, tableSession}} }
+
+// With makes the writes of f a companion of audit events: bytes is about how much
+// they are. After the events are appended, failed gives the error of f, of which
+// nothing is written then.
+func (t Sessions) With(bytes int, f func(session.Tx) error) (with auditlog.Companion, failed func() error) {
+	c := &companion{bytes: bytes, f: func(tx *Tx) error { return f(sealedTx{tx, t.sealedTable}) }}
+	return c, func() error { return c.err }
+}
 
 // sealedTable is a table whose values are sealed; its keys carry the prefix.
 type sealedTable struct {

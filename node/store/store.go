@@ -209,12 +209,20 @@ func (s *Store) stop() {
 	s.done.Wait()
 }
 
+// sealOverhead is what sealing adds to a value: nonce and tag.
+const sealOverhead = chacha20poly1305.NonceSizeX + chacha20poly1305.Overhead
+
 // seal encrypts a value for the row key.
 func (s *Store) seal(key, value []byte) []byte {
-	n := s.aead.NonceSize()
-	out := make([]byte, n, n+len(value)+s.aead.Overhead())
-	_, _ = rand.Read(out) // never fails
-	return s.aead.Seal(out, out, value, append(s.id[:], key...))
+	return s.appendSeal(make([]byte, 0, len(value)+sealOverhead), key, value)
+}
+
+// appendSeal appends the encrypted value of the row key to out.
+func (s *Store) appendSeal(out, key, value []byte) []byte {
+	var nonce [chacha20poly1305.NonceSizeX]byte
+	_, _ = rand.Read(nonce[:]) // never fails
+	var ad [64]byte
+	return s.aead.Seal(append(out, nonce[:]...), nonce[:], value, append(append(ad[:0], s.id[:]...), key...))
 }
 
 // open decrypts the value of the row key.
@@ -278,6 +286,25 @@ func (r *Reader) Err() error { return r.err }
 // (nil: from the first), in order, until f returns false. The slices are f's to keep.
 func (r *Reader) Scan(prefix, after []byte, f func(key, value []byte) bool) error {
 	return scan(r.txn, prefix, after, f)
+}
+
+// Last gives the last row with the prefix whose key is not above upTo, nil if there is
+// none. The slices are the caller's.
+func (r *Reader) Last(prefix, upTo []byte) (key, value []byte) {
+	o := badger.DefaultIteratorOptions
+	o.Prefix, o.Reverse, o.PrefetchValues = prefix, true, false
+	it := r.txn.NewIterator(o)
+	defer it.Close()
+	it.Seek(upTo)
+	if !it.Valid() {
+		return nil, nil
+	}
+	v, err := it.Item().ValueCopy(nil)
+	if err != nil {
+		r.err = errors.Join(r.err, contracts.Errorf(contracts.StorageCorrupt, "reading row %x: %w", it.Item().Key(), err))
+		return nil, nil
+	}
+	return it.Item().KeyCopy(nil), v
 }
 
 func get(txn *badger.Txn, key []byte) ([]byte, error) {
