@@ -60,6 +60,7 @@ const (
 	SessionRollback      Code = "A2A_SESSION_ROLLBACK_DETECTED"
 	OutboxFull           Code = "A2A_OUTBOX_FULL"
 	SideEffectRefused    Code = "A2A_SIDE_EFFECT_REFUSED" // first flight without a one-time key
+	SessionVoid          Code = "A2A_SESSION_VOID"        // made under keys that a later rotation voids
 
 	// Evidence.
 	AuditQuarantined  Code = "AUDIT_QUARANTINED"  // the log may not sign until its owner decides

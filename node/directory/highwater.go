@@ -76,7 +76,7 @@ func (d *Directory) remember(ctx context.Context, s *identity.State, source stri
 }
 
 // revise ends bindings that a newer state no longer supports: the DID was ended, or
-// the connection's key is not listed any more.
+// the connection's key is not listed any more. The others show the newer state.
 func (d *Directory) revise(s *identity.State) {
 	for id, p := range d.Peers() {
 		if p.DID != s.DID {
@@ -84,6 +84,7 @@ func (d *Directory) revise(s *identity.State) {
 		}
 		if s.Doc != nil {
 			if now, err := PeerID(s.Doc.Peer); err == nil && now == id {
+				d.bind(id, &Peer{DID: s.DID, State: s})
 				continue
 			}
 		}

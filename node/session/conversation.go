@@ -46,6 +46,7 @@ type conversation struct {
 	// asked for even if nothing waits.
 	suspect bool
 	states  map[ratchet.SessionID]*ratchet.State
+	ended   []ratchet.SessionID // void; the next commit deletes them
 	// low is below the first row of the outbox from redo on, if lowKnown.
 	low      uint64
 	lowKnown bool
@@ -112,6 +113,7 @@ func (c *conversation) load() error {
 		}
 	}
 	c.row, c.states = row, states
+	c.void(0)
 	// A later load of the same run, after a failed commit, must not move the mark:
 	// what this run made stays known as such.
 	if !c.begun {
@@ -128,7 +130,7 @@ func (c *conversation) create() {
 
 // drop forgets what is in memory, after a commit whose outcome is unknown.
 func (c *conversation) drop() {
-	c.row, c.states, c.lowKnown = nil, nil, false
+	c.row, c.states, c.lowKnown, c.ended = nil, nil, false, nil
 	c.forget()
 }
 
@@ -159,9 +161,15 @@ func (c *conversation) commit(ctx context.Context, bytes int, f func(Tx) error, 
 		c.drop()
 		return err
 	}
-	row := c.row.encode()
+	row, ended := c.row.encode(), c.ended
+	for _, id := range ended {
+		events = append(events, Event{Type: "session_close", Peer: c.row.peer, Session: id, Code: contracts.SessionVoid})
+	}
 	rows := func(tx Tx) error {
 		tx.Put(key(rowConversation, c.id), row)
+		for _, id := range ended {
+			tx.Delete(key(rowSession, id))
+		}
 		for seq := from; seq < to; seq++ {
 			tx.Delete(seqKey(rowOutbox, c.id, seq))
 		}
@@ -176,7 +184,7 @@ func (c *conversation) commit(ctx context.Context, bytes int, f func(Tx) error, 
 		c.drop()
 		return err
 	}
-	c.low = max(c.low, to)
+	c.low, c.ended = max(c.low, to), nil
 	return nil
 }
 
@@ -329,9 +337,9 @@ func (c *conversation) nudge() {
 // adopt puts a new session first. A session that was active drains. Where both
 // sides began at once, which the active one being ours and unanswered tells, the one
 // with the smaller transcript stays.
-func (c *conversation) adopt(st *ratchet.State, ours bool) ratchet.SessionID {
+func (c *conversation) adopt(st *ratchet.State, ours bool, peerLog uint64) ratchet.SessionID {
 	now, id := c.m.now(), sessionID(st.Transcript())
-	ref := sessionRef{id: id, created: now, ours: ours}
+	ref := sessionRef{id: id, created: now, ours: ours, ownLog: uint64(c.m.dir.Self().SN), peerLog: peerLog}
 	if old, oldState := c.active(); old != nil {
 		if !ours && old.ours && !oldState.Confirmed() && handshake.Wins(oldState.Transcript(), st.Transcript()) {
 			ref.draining, ref.changed = true, now

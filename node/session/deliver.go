@@ -157,11 +157,16 @@ func (c *conversation) pending(from, to uint64, limit int) ([]pendingRow, error)
 func (m *Manager) session(c *conversation, peer identity.DID) error {
 	dial, cancel := context.WithTimeout(m.ctx, p2p.ReadTimeout)
 	defer cancel()
-	id, _, err := m.dir.Connect(dial, peer)
+	id, who, err := m.dir.Connect(dial, peer)
 	if err != nil {
 		return err
 	}
 	m.expect(id, c)
+	if who.State != nil {
+		if err := c.voidFor(m.ctx, who.State); err != nil {
+			return err
+		}
+	}
 	acked, err := c.ackedNow()
 	if err != nil {
 		return err

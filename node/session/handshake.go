@@ -155,7 +155,7 @@ func (c *conversation) begin(ctx context.Context, g beginning) error {
 		c.drop()
 		return err
 	}
-	sid := c.adopt(in.State, true)
+	sid := c.adopt(in.State, true, in.Peer.KeyLog)
 	b := c.newBatch()
 	b.rows, b.store = append(c.prune(), g.gone...), true
 	seq := c.row.next
@@ -202,7 +202,7 @@ func (c *conversation) accept(ctx context.Context, remote peer.ID, raw []byte) (
 	if a.Rotation {
 		event = "session_rotate"
 	}
-	id := c.adopt(a.State, false)
+	id := c.adopt(a.State, false, a.Peer.KeyLog)
 	m.prekeys.Consume(a.Consumed)
 	hash := sha256.Sum256(raw)
 	in := intake{c: c, now: m.now(), touched: []ratchet.SessionID{id}, rows: []write{

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/node/directory"
 	"github.com/talosprotocol/talos/node/session"
 )
 
@@ -273,4 +274,55 @@ func TestCloseLosesNothing(t *testing.T) {
 	}
 	a.send(t, b, "end")
 	b.expect(t, append(want, "end")...)
+}
+
+// Row 11 of identity: a rotation that voids what was signed before ends the sessions
+// made under the old keys, on both sides; what waits arrives in a new one. SES-14.
+func TestVoidRotationEndsSessions(t *testing.T) {
+	a, b := pair(t)
+	a.audit.keep, b.audit.keep = true, true
+	a.send(t, b, "one")
+	b.expect(t, "one")
+	b.send(t, a, "two")
+	a.expect(t, "two")
+	old := a.active(t, b)
+	b.crash()
+	a.send(t, b, "waits")
+	a.crash()
+	a.rotate(t, true)
+	b.open(t, 0, false)
+	if _, err := b.dir.Resolve(t.Context(), a.did, directory.Options{Fresh: true}); err != nil {
+		t.Fatal(err)
+	}
+	a.open(t, 0, false)
+	b.expect(t, "one", "waits")
+	b.send(t, a, "three")
+	a.expect(t, "two", "three")
+	for _, m := range []*member{a, b} {
+		list, err := m.m.Sessions()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range list {
+			if s.ID == old {
+				t.Error("a session under voided keys is still there")
+			}
+		}
+		if !m.audit.code(contracts.SessionVoid) {
+			t.Error("the end of the session is not recorded")
+		}
+	}
+	// A rotation that voids nothing leaves the session alone.
+	id := a.active(t, b)
+	a.crash()
+	a.rotate(t, false)
+	if _, err := b.dir.Resolve(t.Context(), a.did, directory.Options{Fresh: true}); err != nil {
+		t.Fatal(err)
+	}
+	a.open(t, 0, false)
+	a.send(t, b, "four")
+	b.expect(t, "one", "waits", "four")
+	if a.active(t, b) != id {
+		t.Error("an ordinary rotation has ended the session")
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	crand "crypto/rand"
 	"errors"
 	"io"
 	"log/slog"
@@ -204,10 +205,16 @@ func (e *events) code(c contracts.Code) bool {
 
 // member is a DID on a real host, with a manager that may crash and start again.
 type member struct {
-	h     *p2p.Host
-	dir   *directory.Directory
-	did   identity.DID
-	keys  session.Keys
+	h    *p2p.Host
+	dir  *directory.Directory
+	did  identity.DID
+	keys session.Keys
+	// What its states are signed with.
+	control, next identity.ControlKey
+	peer          identity.PeerKey
+	keyLog        []contracts.SignedKeyEvent
+	seq           int64
+
 	clock *atomic.Int64 // Unix ms, one for all members of a test
 	audit *events
 	disk  *disk
@@ -242,18 +249,11 @@ func newMember(t testing.TB, clock *atomic.Int64, boot *member) *member {
 		t.Fatal(err)
 	}
 	m.keys = session.Keys{Agreement: ka, Invocation: gen[identity.Invocation](t, rnd)}
-	hot := identity.Hot{Peer: pk.Public(), Invocation: m.keys.Invocation.Public(), Log: gen[identity.Log](t, rnd).Public(), Agreement: ka.Public()}
+	m.control, m.next, m.peer, m.seq = control, next, pk, 1
 	did, icp := identity.Incept(control, next.Public(), time.Now())
-	m.did = did
+	m.did, m.keyLog = did, []contracts.SignedKeyEvent{icp}
 	m.host(t, pk.Ed25519(), boot)
-	s, err := identity.SignState(identity.NewState{
-		KeyLog: []contracts.SignedKeyEvent{icp}, Doc: identity.NewDocument(did, []identity.ControlPublic{control.Public()}, hot, 0, directory.Addrs(m.h)),
-		Seq: 1, Now: time.Now(), Valid: 48 * time.Hour, TTL: time.Hour,
-	}, control)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.dir.SetSelf(s)
+	m.sign(t)
 	if boot != nil {
 		if _, err := m.dir.Bind(t.Context(), boot.h.ID()); err != nil {
 			t.Fatal(err)
@@ -264,6 +264,38 @@ func newMember(t testing.TB, clock *atomic.Int64, boot *member) *member {
 	}
 	m.fresh(t)
 	return m
+}
+
+// sign makes the member's next state its own.
+func (m *member) sign(t testing.TB) {
+	t.Helper()
+	hot := identity.Hot{Peer: m.peer.Public(), Invocation: m.keys.Invocation.Public(), Log: gen[identity.Log](t, crand.Reader).Public(), Agreement: m.keys.Agreement.Public()}
+	s, err := identity.SignState(identity.NewState{
+		KeyLog: m.keyLog, Doc: identity.NewDocument(m.did, []identity.ControlPublic{m.control.Public()}, hot, 0, directory.Addrs(m.h)),
+		Seq: m.seq, Now: time.Now(), Valid: 48 * time.Hour, TTL: time.Hour,
+	}, m.control)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.seq++
+	m.dir.SetSelf(s)
+}
+
+// rotate gives the member new keys for control and sessions.
+func (m *member) rotate(t testing.TB, void bool) {
+	t.Helper()
+	fresh := gen[identity.Control](t, crand.Reader)
+	e, err := identity.Rotate(m.dir.Self().Keys, m.next, fresh.Public(), void, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ka, err := identity.GenerateAgreement(crand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.keyLog, m.control, m.next = append(m.keyLog, e), m.next, fresh
+	m.keys = session.Keys{Agreement: ka, Invocation: gen[identity.Invocation](t, crand.Reader)}
+	m.sign(t)
 }
 
 func (m *member) host(t testing.TB, key ed25519.PrivateKey, boot *member) {

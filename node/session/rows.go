@@ -70,6 +70,8 @@ type sessionRef struct {
 	ours     bool // made by a first flight of this side
 	created  time.Time
 	changed  time.Time // when it began to drain
+	// The key-log numbers that the handshake named, of this DID and the peer's.
+	ownLog, peerLog uint64
 }
 
 func (c *conversationRow) encode() []byte {
@@ -85,6 +87,8 @@ func (c *conversationRow) encode() []byte {
 		b = append(b, flag(s.draining)|flag(s.ours)<<1)
 		b = binary.BigEndian.AppendUint64(b, uint64(s.created.UnixMilli()))
 		b = binary.BigEndian.AppendUint64(b, uint64(s.changed.UnixMilli()))
+		b = binary.BigEndian.AppendUint64(b, s.ownLog)
+		b = binary.BigEndian.AppendUint64(b, s.peerLog)
 	}
 	return c.window.Append(b)
 }
@@ -101,6 +105,7 @@ func decodeConversation(b []byte) (*conversationRow, error) {
 		flags := r.u8()
 		s.draining, s.ours = flags&1 != 0, flags&2 != 0
 		s.created, s.changed = r.time(), r.time()
+		s.ownLog, s.peerLog = r.u64(), r.u64()
 		c.sessions = append(c.sessions, s)
 	}
 	if r.bad {

@@ -54,6 +54,11 @@ func (m *Manager) serveSession(s network.Stream) {
 		return
 	}
 	defer func() { <-c.turn }()
+	if err := c.voidFor(m.ctx, who.State); err != nil {
+		m.log.Warn("sessions under voided keys are not ended yet", "peer", c.peer, "err", err)
+		_ = s.Reset()
+		return
+	}
 	if m.answer(s, frameHave, c, 0) != nil {
 		return
 	}

@@ -3,6 +3,8 @@ package session_test
 import (
 	"bufio"
 	"encoding/binary"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -147,4 +149,44 @@ func TestC8_PrekeysAreBounded(t *testing.T) {
 		a.send(t, b, "x")
 	}
 	wait(t, "all", func() bool { return len(b.inbox(t)) == 40 })
+}
+
+// Row F1: frames in any order within the window of 1,024, each up to twice, arrive once
+// and in order; one beyond the window is refused. SES-4, SES-7.
+func TestF1_AnyOrderWithinTheWindow(t *testing.T) {
+	a, b := pair(t)
+	a.send(t, b, "begin")
+	b.expect(t, "begin")
+	b.send(t, a, "begun")
+	a.expect(t, "begun")
+	wait(t, "rest", func() bool { return a.disk.outbox() == 0 && b.disk.outbox() == 0 })
+	b.crash()
+	want := numbered("m", 800)
+	a.send(t, b, want...)
+	a.crash()
+	var frames [][]byte
+	rows := a.disk.snapshot()
+	for _, k := range slices.Sorted(maps.Keys(rows)) {
+		if _, _, f, ok := session.OutboxFrame([]byte(k), rows[k]); ok {
+			frames = append(frames, f)
+		}
+	}
+	if len(frames) < 800 {
+		t.Fatalf("%d frames", len(frames))
+	}
+	rnd := rand.New(rand.NewPCG(7, 7))
+	order := rnd.Perm(len(frames))
+	for range 200 {
+		order = append(order, rnd.IntN(len(frames)))
+	}
+	b.open(t, 0, false)
+	s, say := a.wire(t, b)
+	defer s.Reset() //nolint:errcheck // the test is over
+	_ = s.SetDeadline(time.Now().Add(time.Minute))
+	for _, i := range order {
+		if kind, _ := say(session.FrameRatchet, frames[i]); kind != session.FrameHave {
+			t.Fatalf("frame %d: answer %d", i, kind)
+		}
+	}
+	b.expect(t, append([]string{"begin"}, want...)...)
 }
