@@ -47,8 +47,9 @@ func (d *Directory) Resolve(ctx context.Context, did identity.DID, o Options) (*
 		if r.Source != sourceHello {
 			return r.checked()
 		}
-		// Somebody means to use it: from now on nothing lower counts.
-		r, err := d.accept(ctx, did, r.State.Raw, "memory", o)
+		// Somebody means to use it: from now on nothing lower counts. A context bounds the
+		// network, which is not asked here; ended, it would make the disk's answer chance.
+		r, err := d.accept(context.WithoutCancel(ctx), did, r.State.Raw, "memory", o)
 		if err != nil {
 			return nil, err
 		}

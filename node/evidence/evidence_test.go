@@ -215,7 +215,7 @@ func (w *world) outsider(t *testing.T, topic string) *gossip.Topic {
 	return tp
 }
 
-func outsideHost(t *testing.T) host.Host {
+func outsideHost(t testing.TB) host.Host {
 	t.Helper()
 	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableMetrics())
 	if err != nil {

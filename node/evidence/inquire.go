@@ -20,10 +20,13 @@ const (
 	// Of one log four pairs at once, then one in 15 s.
 	inquireEvery, inquireBurst = 15 * time.Second, 4
 
-	aheadLogs = 4096        // logs whose next head an anchor waits for
-	aheadFor  = time.Minute // for a log to submit a head that it has gossiped
+	aheadLogs = 4096 // logs whose next head an anchor waits for
 	aheadTick = 10 * time.Second
 )
+
+// aheadFor is how long a log may take to submit a head that it has gossiped: a
+// variable for tests alone.
+var aheadFor = time.Minute
 
 // pair is two heads of one log, both signed by it, that nothing joins yet.
 type pair struct{ a, b *anchor.Note }

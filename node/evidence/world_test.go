@@ -114,10 +114,14 @@ func (w *world) all() []*member {
 	return append(append([]*member{w.boot}, w.anchors...), w.agents...)
 }
 
+// ready waits until all can be found by all: a node is ready before its state is.
 func (w *world) ready(t testing.TB) {
 	t.Helper()
 	for _, m := range w.all()[1:] {
-		wait(t, "readiness", func() bool { return m.Status().Ready })
+		wait(t, "readiness", func() bool {
+			p := m.Directory().Published()
+			return m.Status().Ready && p.Err == nil && p.Acks > 0
+		})
 	}
 }
 
