@@ -25,8 +25,9 @@ import (
 
 // logHome is a store with an audit log and its head file, without a node.
 type logHome struct {
-	dir string
-	key anchor.Signer
+	dir  string
+	key  anchor.Signer
+	free func() (uint64, error) // nil: not watched by the log, measured by the store
 }
 
 func (h logHome) Load(context.Context) ([]byte, error) {
@@ -48,13 +49,18 @@ func (clock) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
 // open opens store and log; the returned function signs a head over n more events.
 func (h logHome) open(t testing.TB, did identity.DID) (l *auditlog.Log, more func(n int) (*anchor.Note, error), closeAll func(), err error) {
-	st, err := store.Open(filepath.Join(h.dir, "store"), store.Options{Key: make([]byte, 32)})
+	o := store.Options{Key: make([]byte, 32)}
+	if h.free != nil {
+		o.FreeBytes = func(string) (uint64, error) { return h.free() }
+	}
+	st, err := store.Open(filepath.Join(h.dir, "store"), o)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	closeAll = func() { _ = st.Close() }
 	l, err = auditlog.Open(t.Context(), auditlog.Options{
 		Origin: anchor.Origin{DID: string(did), Incarnation: 1}, Signer: h.key, Backend: st.Audit(1), HeadFile: h, Clock: clock{}, Rand: rand.Reader, MaxBatch: 64,
+		Free: h.free,
 	})
 	if err != nil {
 		return l, nil, closeAll, err
@@ -124,7 +130,7 @@ func TestRow6_DamagedStoreNeverForks(t *testing.T) {
 	_, _ = rand.Read(seed)
 	key := anchor.Key(ed25519.NewKeyFromSeed(seed))
 	did := newDID(t)
-	good := logHome{t.TempDir(), key}
+	good := logHome{dir: t.TempDir(), key: key}
 	_, more, done, err := good.open(t, did)
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +144,7 @@ func TestRow6_DamagedStoreNeverForks(t *testing.T) {
 	}
 	done()
 	rnd := mrand.New(mrand.NewPCG(1, 2))
-	bad := logHome{filepath.Join(t.TempDir(), "bad"), key}
+	bad := logHome{dir: filepath.Join(t.TempDir(), "bad"), key: key}
 	counts := map[string]int{}
 	for range rounds {
 		copyDir(t, good.dir, bad.dir)
@@ -191,7 +197,7 @@ func TestDamagedChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := logHome{dir, anchor.Key(ed25519.NewKeyFromSeed(seed))}
+	h := logHome{dir: dir, key: anchor.Key(ed25519.NewKeyFromSeed(seed))}
 	fmt.Println("verdict: " + h.use(t, identity.DID(os.Getenv("TALOS_DAMAGED_DID"))))
 }
 
