@@ -291,10 +291,15 @@ func (h *Home) signWith(control identity.ControlKey, log []contracts.SignedKeyEv
 
 // Resign signs the next state with the given addresses.
 func (h *Home) Resign(addrs []string, now time.Time) error {
+	return h.ResignAbove(h.State.Seq, addrs, now)
+}
+
+// ResignAbove is Resign with a sequence number above seq too.
+func (h *Home) ResignAbove(seq int64, addrs []string, now time.Time) error {
 	if h.State.Deactivated() {
 		return contracts.Errorf(contracts.Deactivated, "%s was deactivated", h.DID())
 	}
-	return h.sign(h.State.KeyLog, h.State.Doc.Incarnation, h.State.Seq+1, addrs, now)
+	return h.sign(h.State.KeyLog, h.State.Doc.Incarnation, max(h.State.Seq, seq)+1, addrs, now)
 }
 
 // Rotate reveals the recovery key as the new control key and commits to a fresh one.

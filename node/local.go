@@ -54,9 +54,11 @@ func (n *Node) Status() api.Status {
 	if pub.Err != nil && pub.Acks == 0 {
 		s.PublishErr = pub.Err.Error()
 	}
-	if s.Table == 0 && !n.home.Has("bootstrap") {
+	if contracts.CodeOf(pub.Err) == contracts.Rollback {
+		why("%v", pub.Err)
+	} else if s.Table == 0 && !n.home.Has("bootstrap") {
 		why("no peer: none of the %d bootstraps and last peers is reached", s.Bootstraps)
-	} else if pub.Version != st.Version() && !n.home.Has("bootstrap") {
+	} else if (pub.Version != st.Version() || pub.Acks == 0) && !n.home.Has("bootstrap") {
 		why("the newest state %s is not published yet", st.Version())
 	}
 	if err := n.store.Fatal(); err != nil {

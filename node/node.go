@@ -266,6 +266,11 @@ func (n *Node) keepState(ctx context.Context) error {
 			return nil
 		case <-sub.Out():
 		case <-tick.C:
+		case newer := <-n.dir.Overtaken():
+			if err := n.overtaken(newer); err != nil {
+				return err
+			}
+			continue
 		}
 		n.mu.Lock()
 		addrs, st := directory.Addrs(n.host), n.home.State
@@ -279,6 +284,27 @@ func (n *Node) keepState(ctx context.Context) error {
 		}
 		n.mu.Unlock()
 	}
+}
+
+// overtaken deals with a state of this DID that the network holds and this home does
+// not: the home was restored from an older copy. One of the same keys is passed by a
+// higher number; one of later keys ends the node, since these were given up.
+func (n *Node) overtaken(newer *identity.State) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	st := n.home.State
+	switch {
+	case identity.Compare(newer, st) <= 0:
+		return nil
+	case newer.SN != st.SN || newer.Keys.Last != st.Keys.Last:
+		return contracts.Errorf(contracts.Rollback, "%s is an older copy: the keys of %s were rotated since (the network has version %s, this home %s); use the home with the new keys, or recover the DID with its recovery key", n.home.Dir, st.DID, newer.Version(), st.Version())
+	}
+	n.log.Warn("this home is an older copy: its next state passes the one that the network holds", "here", st.Version(), "network", newer.Version())
+	if err := n.home.ResignAbove(newer.Seq, directory.Addrs(n.host), time.Now()); err != nil {
+		return err
+	}
+	n.dir.SetSelf(n.home.State)
+	return nil
 }
 
 var rowPeers = []byte("p/peers")

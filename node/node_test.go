@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node"
+	"github.com/talosprotocol/talos/node/directory"
 )
 
 // running is a node with its home, which a test may stop and start.
@@ -196,6 +198,110 @@ func TestRestart(t *testing.T) {
 	receive(t, b, 0, 3)
 	if list, err := a.Sessions().Sessions(); err != nil || len(list) != 1 {
 		t.Errorf("sessions of a: %+v, %v", list, err)
+	}
+}
+
+// A whole home restored from an older copy, identity and all: its next state passes the
+// one that the network holds, and the audit log signs nothing before its owner has
+// decided. DIR-9.
+func TestRestoredHome(t *testing.T) {
+	boot, _, ags := mesh(t, 1, 2)
+	a, b := ags[0], ags[1]
+	if _, err := a.Send(t.Context(), b.DID(), []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, b, 0, 1)
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	size := a.Status().AuditSize
+	copied, err := os.MkdirTemp("", "talos")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(copied) })
+	copyHome(t, a.home.Dir, copied)
+	for i := range 3 { // each start signs a state, and more entries
+		a = start(t, a.home)
+		wait(t, "readiness", func() bool { return a.Status().Ready })
+		if _, err := a.Send(t.Context(), b.DID(), []byte(fmt.Sprint("more ", i))); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, b, 0, 2+i)
+		wait(t, "a cosigned head beyond the copy", func() bool { s := a.Status(); return s.Witnessed > size && s.Cosigners == 1 })
+		if err := a.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := a.Status().State
+	copyHome(t, copied, a.home.Dir)
+	a = start(t, a.home)
+	wait(t, "a state above the network's", func() bool {
+		r, err := boot.Directory().Resolve(t.Context(), a.DID(), directory.Options{Fresh: true})
+		return err == nil && r.State.Version() == a.Status().State && r.State.Version() > last
+	})
+	wait(t, "a named quarantine", func() bool { return strings.Contains(a.Status().AuditErr, "rollback") })
+	if _, err := a.Send(t.Context(), b.DID(), []byte("unrecorded")); contracts.CodeOf(err) != contracts.AuditQuarantined {
+		t.Errorf("sending from a log in quarantine: %v", err)
+	}
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	// A copy from before a rotation ends by itself.
+	if h, err := node.OpenHome(a.home.Dir); err != nil {
+		t.Fatal(err)
+	} else if err := h.Rotate("", false, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	a = start(t, a.home)
+	wait(t, "the rotated state in the network", func() bool {
+		r, err := boot.Directory().Resolve(t.Context(), a.DID(), directory.Options{Fresh: true})
+		return err == nil && r.State.SN == 1
+	})
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	copyHome(t, copied, a.home.Dir)
+	h, err := node.OpenHome(a.home.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := node.New(t.Context(), h, logger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := n.Run(ctx); contracts.CodeOf(err) != contracts.Rollback {
+		t.Errorf("a copy from before a rotation: %v", err)
+	}
+}
+
+// copyHome replaces a home by a copy of another.
+func copyHome(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.RemoveAll(to); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(from, func(p string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		dst := filepath.Join(to, strings.TrimPrefix(p, from))
+		if d.IsDir() {
+			return os.MkdirAll(dst, 0o700)
+		}
+		if !d.Type().IsRegular() {
+			return nil // a socket
+		}
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(dst, b, 0o600)
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -33,7 +33,9 @@ type Directory struct {
 
 	self    atomic.Pointer[identity.State]
 	changed chan struct{} // self was replaced: publish
-	status  atomic.Pointer[PublishStatus]
+	// overtaken holds a later state of this DID than self.
+	overtaken chan *identity.State
+	status    atomic.Pointer[PublishStatus]
 
 	mu      sync.Mutex
 	bound   map[peer.ID]*Peer
@@ -52,7 +54,7 @@ func New(h *p2p.Host, store Store, v *Validator, log *slog.Logger) *Directory {
 	c, _ := lru.New[identity.DID, *Resolved](cachedStates) // fails for sizes below 1 only
 	d := &Directory{
 		h: h, store: store, validator: v, log: log, now: v.now, cache: c,
-		changed: make(chan struct{}, 1), bound: map[peer.ID]*Peer{},
+		changed: make(chan struct{}, 1), overtaken: make(chan *identity.State, 1), bound: map[peer.ID]*Peer{},
 	}
 	d.status.Store(&PublishStatus{})
 	h.SetStreamHandler(h.Protocol(helloName, helloVersion), d.serveHello)

@@ -21,7 +21,7 @@ import (
 const (
 	republishEvery = 20 * time.Hour
 	checkGrowth    = 3 * time.Second
-	firstRetry     = time.Second
+	firstRetry     = 250 * time.Millisecond
 	lastRetry      = 10 * time.Minute
 	putTimeout     = 10 * time.Second
 )
@@ -45,8 +45,50 @@ func (d *Directory) Published() PublishStatus { return *d.status.Load() }
 func (d *Directory) Publish(ctx context.Context, s *identity.State) (PublishStatus, error) {
 	st := PublishStatus{Version: s.Version(), At: d.now(), Table: d.h.DHT.RoutingTable().Size()}
 	st.Err = d.publish(ctx, s, &st)
+	if st.Err != nil {
+		if newer := d.newerSelf(ctx, s); newer != nil {
+			st.Err = contracts.Errorf(contracts.Rollback, "the network knows version %s of this DID, later than %s of this home: the home is an older copy, or used twice", newer.Version(), s.Version())
+			select {
+			case d.overtaken <- newer:
+			default:
+			}
+		}
+	}
 	d.status.Store(&st)
 	return st, st.Err
+}
+
+// Overtaken gives states of this DID that the network holds and that are later than
+// what this node tried to publish.
+func (d *Directory) Overtaken() <-chan *identity.State { return d.overtaken }
+
+// maxAsked bounds how many peers are asked for our own state.
+const maxAsked = 16
+
+// newerSelf asks the DHT, and the peers that are connected, for a state of this DID
+// that is later than s, and gives the latest.
+func (d *Directory) newerSelf(ctx context.Context, s *identity.State) *identity.State {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	var newest *identity.State
+	judge := func(raw []byte, err error) {
+		if err != nil {
+			return
+		}
+		got, err := d.validator.State(raw)
+		if err != nil || got.DID != s.DID || identity.Compare(got, s) <= 0 {
+			return
+		}
+		if newest == nil || identity.Compare(got, newest) > 0 {
+			newest = got
+		}
+	}
+	judge(d.fromDHT(ctx, s.DID, nil))
+	peers := d.h.Host.Network().Peers()
+	for _, id := range peers[:min(len(peers), maxAsked)] {
+		judge(d.fetch(ctx, id, s.DID))
+	}
+	return newest
 }
 
 func (d *Directory) publish(ctx context.Context, s *identity.State, st *PublishStatus) error {
