@@ -72,11 +72,11 @@ type liar struct {
 	*member
 	t         testing.TB
 	histories []*history
-	spoil     func(ask, honest []byte) []byte // nil: honest in every history
+	spoil     func(ask, honest []byte) []byte // of proofs; nil: honest in every history
 
 	mu    sync.Mutex
 	shown map[peer.ID][]byte // a digest
-	asked int
+	asked int                // for proofs
 }
 
 func newLiar(t testing.TB, m *member, histories ...*history) *liar {
@@ -84,9 +84,11 @@ func newLiar(t testing.TB, m *member, histories ...*history) *liar {
 	serveRaw(m.Host().Host, m.Host().Protocol("log", "1.0.0"), func(from peer.ID, ask []byte) []byte {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.asked++
 		out := l.answer(from, ask)
-		if l.spoil != nil {
+		if ask[0] != 4 {
+			return out
+		}
+		if l.asked++; l.spoil != nil {
 			out = l.spoil(ask, out)
 		}
 		return out

@@ -19,6 +19,8 @@ import (
 	"github.com/talosprotocol/talos/node/p2p"
 )
 
+var discard = slog.New(slog.DiscardHandler)
+
 // member is a node with its home, which a test may stop and start.
 type member struct {
 	*node.Node
@@ -45,7 +47,7 @@ func start(t testing.TB, h *node.Home) *member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.DiscardHandler)
+	log := discard
 	if os.Getenv("TALOS_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
