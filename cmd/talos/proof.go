@@ -21,7 +21,7 @@ import (
 
 func (a *app) auditCmd() *cobra.Command {
 	c := &cobra.Command{Use: "audit", Short: "The audit log: list, prove, verify"}
-	c.AddCommand(a.auditListCmd(), a.auditTailCmd(), a.auditProveCmd(), a.auditVerifyCmd(), a.auditEvidenceCmd())
+	c.AddCommand(a.auditListCmd(), a.auditTailCmd(), a.auditProveCmd(), a.auditVerifyCmd(), a.auditCrossCmd(), a.auditEvidenceCmd())
 	return c
 }
 
