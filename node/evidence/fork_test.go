@@ -21,7 +21,7 @@ import (
 // The anchor refuses the second, asks the agent about both, and finds the index; the
 // evidence convicts by itself, everywhere. WIT-18, WIT-19.
 func TestRow2_ForkAtTwoSizesIsProvenByAsking(t *testing.T) {
-	one, two := forgedHistory(200), forgedHistory(333, 77, 140)
+	one, two := forgedHistory(400), forgedHistory(333, 77, 140)
 	for name, show := range map[string]func(w *world, l *liar){
 		"no proof joins them": func(w *world, l *liar) {
 			proof, err := anchor.Nodes(two.read).Consistency(t.Context(), 200, 333)
@@ -42,6 +42,19 @@ func TestRow2_ForkAtTwoSizesIsProvenByAsking(t *testing.T) {
 		"the other is only gossiped": func(w *world, l *liar) {
 			if err := w.outsider(t, "digest").Publish(t.Context(), l.digest(t, two.note(t, l.member, 333))); err != nil {
 				t.Fatal(err)
+			}
+		},
+		"the other is only gossiped, and the first goes on": func(w *world, l *liar) {
+			if err := w.outsider(t, "digest").Publish(t.Context(), l.digest(t, two.note(t, l.member, 333))); err != nil {
+				t.Fatal(err)
+			}
+			proof, err := anchor.Nodes(one.read).Consistency(t.Context(), 200, 400)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = w.agents[0].ask(t, w.anchors[0], witness.AppendRequest([]byte{1}, witness.Request{OldSize: 200, Proof: proof, Note: one.note(t, l.member, 400).Append(nil)}))
+			if err != nil && contracts.CodeOf(err) != contracts.OriginFrozen {
+				t.Errorf("the first history: %v", err)
 			}
 		},
 	} {

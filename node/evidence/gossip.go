@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/talosprotocol/talos/anchor"
-	"github.com/talosprotocol/talos/anchor/witness"
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/gossip"
 	"github.com/talosprotocol/talos/identity"
@@ -87,31 +86,12 @@ func (s *Service) takeDigest(ctx context.Context, b []byte) {
 		return
 	}
 	last, err := s.wit.Head(ctx, d.Origin)
-	if err == nil && (last == nil || *last == d.Checkpoint) {
-		return
-	}
-	var seen witness.Observation
-	if err == nil {
-		seen, err = s.wit.Observe(ctx, b)
-	}
-	if err != nil {
-		s.log.Debug("digest", "err", err)
-		return
-	}
-	if seen != witness.Ahead && seen != witness.Behind {
-		return
-	}
-	key, err := s.keys.knownKey(d.Origin)
-	if err != nil {
-		return
-	}
-	n, err := d.Note(key)
 	switch {
-	case err != nil:
-	case seen == witness.Ahead:
-		s.awaitHead(n)
+	case err != nil || last == nil || *last == d.Checkpoint:
+	case d.Size > last.Size:
+		s.awaitHead(d.Origin, b)
 	default:
-		s.againstRecord(ctx, n)
+		s.againstRecord(ctx, b)
 	}
 }
 

@@ -103,62 +103,75 @@ func (s *Service) proveTheirs(ctx context.Context, n *anchor.Note, index uint64)
 	return parseInclusion(b)
 }
 
-// submitted looks at a head that our witness refused, with the last one that it has
-// cosigned: when no proof joins them, or the head is older and was never seen, the log
-// is asked.
+// submitted looks at a head that our witness refused: one that no proof joins to what
+// was cosigned, or an older one.
 func (s *Service) submitted(ctx context.Context, text []byte, refusal error) {
-	code := contracts.CodeOf(refusal)
-	if code != contracts.ProofInvalid && code != contracts.CheckpointStale {
-		return
-	}
 	n, err := anchor.ParseNote(text)
 	if err != nil {
 		return
 	}
+	switch contracts.CodeOf(refusal) {
+	case contracts.ProofInvalid:
+	case contracts.CheckpointStale:
+		// A larger one comes again with the right proof: every log begins so after a start.
+		if last, err := s.wit.Head(ctx, n.Origin); err != nil || last == nil || n.Size > last.Size {
+			return
+		}
+	default:
+		return
+	}
 	key, err := s.keys.knownKey(n.Origin)
-	if err != nil || n.Verify(key) != nil {
-		return
-	}
-	d, err := n.Digest(key)
 	if err != nil {
 		return
 	}
-	b, err := d.Append(nil)
-	if err != nil {
-		return
+	if d, err := n.Digest(key); err == nil {
+		if b, err := d.Append(nil); err == nil {
+			s.againstRecord(ctx, b)
+		}
 	}
-	seen, err := s.wit.Observe(ctx, b)
-	if err != nil || seen == witness.Known || seen == witness.Convicted || seen == witness.Ahead && code != contracts.ProofInvalid {
-		return
-	}
-	s.againstRecord(ctx, n.Bare(key))
 }
 
-// againstRecord suspects a head and the last one that our witness has cosigned.
-func (s *Service) againstRecord(ctx context.Context, n *anchor.Note) {
-	last, err := s.wit.Note(ctx, n.Origin)
-	if err == nil {
+// againstRecord compares a head with those that our witness has cosigned: one of a
+// kept size decides at once, and for another the log is asked.
+func (s *Service) againstRecord(ctx context.Context, digest []byte) {
+	d, err := anchor.ParseDigest(digest)
+	if err != nil {
+		return
+	}
+	seen, err := s.wit.Observe(ctx, digest)
+	if err != nil || seen == witness.Known || seen == witness.Convicted {
+		return
+	}
+	last, err := s.wit.Note(ctx, d.Origin)
+	if err != nil || last == nil {
+		return
+	}
+	key, err := s.keys.knownKey(d.Origin)
+	if err != nil {
+		return
+	}
+	if n, err := d.Note(key); err == nil {
 		s.suspect(last, n)
 	}
 }
 
-// ahead is a head from gossip that its log has not submitted yet.
+// ahead is the digest of a head from gossip that its log has not submitted yet.
 type ahead struct {
-	note *anchor.Note
-	due  time.Time
+	digest []byte
+	due    time.Time
 }
 
 // awaitHead gives a log time to submit what it has gossiped.
-func (s *Service) awaitHead(n *anchor.Note) {
+func (s *Service) awaitHead(origin string, digest []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.awaited[n.Origin]; !ok && len(s.awaited) < aheadLogs {
-		s.awaited[n.Origin] = ahead{n, time.Now().Add(s.patience)}
+	if _, ok := s.awaited[origin]; !ok && len(s.awaited) < aheadLogs {
+		s.awaited[origin] = ahead{digest, time.Now().Add(s.patience)}
 	}
 }
 
-// overdue asks the logs that have not submitted in time: one that shows this anchor
-// one history and everybody else another keeps the other from it.
+// overdue looks at the heads that should have been submitted by now: a log that shows
+// this anchor one history and everybody else another keeps the other from it.
 func (s *Service) overdue(ctx context.Context) {
 	tick := time.NewTicker(min(aheadTick, s.patience))
 	defer tick.Stop()
@@ -168,19 +181,17 @@ func (s *Service) overdue(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		var due []*anchor.Note
+		var due [][]byte
 		s.mu.Lock()
 		for o, a := range s.awaited {
 			if time.Now().After(a.due) {
-				due = append(due, a.note)
+				due = append(due, a.digest)
 				delete(s.awaited, o)
 			}
 		}
 		s.mu.Unlock()
-		for _, n := range due {
-			if last, err := s.wit.Head(ctx, n.Origin); err == nil && last != nil && last.Size < n.Size {
-				s.againstRecord(ctx, n)
-			}
+		for _, d := range due {
+			s.againstRecord(ctx, d)
 		}
 	}
 }
