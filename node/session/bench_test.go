@@ -185,23 +185,35 @@ func BenchmarkRoundTrip(b *testing.B) {
 }
 
 // BenchmarkDurable accepts messages of 1 KiB from 4 callers for each of many sessions,
-// each with a node of its own, on a store on disk with an audit log: what Send promises
-// while delivery goes on. The peers keep theirs in memory: they are other machines, but
-// their work is in the figure.
+// each with a node of its own, on a store on disk with an audit log: what Send promises.
+// In "away" the peers are gone and the messages wait; in "delivered" the peers take them
+// at the same time, with stores in memory: they are other machines, but their work is in
+// the figure.
 func BenchmarkDurable(b *testing.B) {
-	for _, n := range []int{24, 128} {
-		b.Run(fmt.Sprintf("sessions=%d", n), func(b *testing.B) {
+	for _, c := range []struct {
+		sessions int
+		away     bool
+	}{{512, true}, {64, false}} {
+		b.Run(fmt.Sprintf("sessions=%d/%s", c.sessions, map[bool]string{true: "away", false: "delivered"}[c.away]), func(b *testing.B) {
+			var err error
+			if shared, err = store.Open("", store.Options{Key: make([]byte, 32), InMemory: true}); err != nil {
+				b.Fatal(err)
+			}
+			defer func() { shared = nil }()
 			x, y := pair(b)
 			x.durable(b)
 			x.send(b, y, "begin")
-			peers := sessions(b, x, n)
+			peers := sessions(b, x, c.sessions, c.away)
+			if c.away {
+				b.N = min(b.N, c.sessions*(session.MaxOutbox-16))
+			}
 			body := make([]byte, 1024)
 			work := make(chan int)
 			var wg sync.WaitGroup
-			for i := range 4 * n {
+			for i := range 4 * c.sessions {
 				wg.Go(func() {
 					for range work {
-						x.accept(b, peers[i%n], body)
+						x.accept(b, peers[i%c.sessions].did, body)
 					}
 				})
 			}
@@ -232,15 +244,25 @@ func (m *member) accept(b *testing.B, to identity.DID, body []byte) {
 	}
 }
 
-// sessions gives peers with a session each.
-func sessions(b *testing.B, x *member, n int) []identity.DID {
+// sessions gives peers with a session each, that has begun on both sides; away ones
+// have left since.
+func sessions(b *testing.B, x *member, n int, away bool) []*member {
 	b.Helper()
-	out := make([]identity.DID, n)
+	out := make([]*member, n)
 	for i := range out {
-		out[i] = newMember(b, x.clock, x).did
+		out[i] = newMember(b, x.clock, x)
 		x.clock.Add(10)
-		if _, err := x.m.Send(b.Context(), out[i], []byte("begin")); err != nil {
+		sent, err := x.m.Send(b.Context(), out[i].did, []byte("begin"))
+		if err == nil {
+			err = x.m.Delivered(b.Context(), out[i].did, sent.Seq)
+		}
+		if err != nil {
 			b.Fatal(err)
+		}
+		if away {
+			_ = out[i].m.Close()
+			_ = out[i].h.Close()
+			out[i].m = nil
 		}
 	}
 	return out

@@ -298,14 +298,21 @@ func (m *member) rotate(t testing.TB, void bool) {
 	m.sign(t)
 }
 
+// shared, if not nil, is the store of all directories: benchmarks have hundreds.
+var shared *store.Store
+
 func (m *member) host(t testing.TB, key ed25519.PrivateKey, boot *member) {
 	t.Helper()
-	st, err := store.Open("", store.Options{Key: make([]byte, 32), InMemory: true})
-	if err != nil {
-		t.Fatal(err)
+	st := shared
+	if st == nil {
+		var err error
+		if st, err = store.Open("", store.Options{Key: make([]byte, 32), InMemory: true}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	v := directory.NewValidator(time.Now)
-	m.h, err = p2p.New(p2p.Config{Network: "test", Kind: p2p.Local, Key: key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, PerIP: 1024, HighConns: 1200, LowConns: 1000},
+	var err error
+	m.h, err = p2p.New(p2p.Config{Network: "test", Kind: p2p.Local, Key: key, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, PerIP: 2048, HighConns: 2400, LowConns: 2000, MemoryMiB: 8192},
 		st.Datastore(), record.NamespacedValidator{directory.Namespace: v})
 	if err != nil {
 		t.Fatal(err)
@@ -316,7 +323,9 @@ func (m *member) host(t testing.TB, key ed25519.PrivateKey, boot *member) {
 			_ = m.m.Close()
 		}
 		_ = m.h.Close()
-		_ = st.Close()
+		if st != shared {
+			_ = st.Close()
+		}
 	})
 	if boot != nil {
 		if err := m.h.Connect(t.Context(), peer.AddrInfo{ID: boot.h.ID(), Addrs: boot.h.Addrs()}); err != nil {

@@ -62,6 +62,11 @@ func checkTables(dir string) error {
 		return err
 	}
 	for _, l := range append(logs, values...) {
+		if l.empty {
+			if err := os.Remove(l.path); err != nil {
+				return unreadable(l.path, err)
+			}
+		}
 		if l.end < l.used {
 			if err := os.Truncate(l.path, l.end); err != nil {
 				return unreadable(l.path, err)
@@ -110,7 +115,13 @@ type preflight struct {
 	dir      string
 	names    []string            // of all files, in order
 	tables   map[uint64]struct{} // that the manifest names
-	leftover []string            // intact tables that it does not name
+	deleted  map[uint64]struct{} // that it says were deleted
+	leftover []stray             // intact tables that it does not name
+}
+
+type stray struct {
+	id   uint64
+	path string
 }
 
 func (p *preflight) path(name string) string { return filepath.Join(p.dir, name) }
@@ -146,6 +157,11 @@ func (p *preflight) list() error {
 	for id := range m.Tables {
 		p.tables[id] = struct{}{}
 	}
+	raw, err := os.ReadFile(f.Name())
+	if err != nil {
+		return unreadable(f.Name(), err)
+	}
+	p.deleted = deletedIn(raw)
 	return nil
 }
 
@@ -205,7 +221,7 @@ func (p *preflight) checkTables() error {
 	for _, n := range p.names {
 		id, ok := tableID(n)
 		if _, named := p.tables[id]; ok && !named && checkTable(p.path(n)) == nil {
-			p.leftover = append(p.leftover, p.path(n))
+			p.leftover = append(p.leftover, stray{id, p.path(n)})
 		}
 	}
 	return nil

@@ -40,6 +40,7 @@ type logFile struct {
 	used        int64  // up to the last byte that is not zero
 	end         int64  // up to the last whole transaction or record
 	first, last uint64 // versions of the transactions; 0 if there are none
+	empty       bool   // badger does not open a store with one
 }
 
 // checkLogs reads the logs of one kind in order. An incomplete end is what a crash
@@ -85,6 +86,8 @@ func readLog(path string) (*logFile, error) {
 	switch {
 	case len(b) > maxLog:
 		return nil, damaged(path, "it is longer than badger makes one")
+	case size == 0: // made and not yet given its length, or emptied before it is deleted
+		return &logFile{path: path, empty: true}, nil
 	case size < logHeader:
 		return nil, damaged(path, "it is too short for a log")
 	case len(b) < logHeader:

@@ -135,14 +135,20 @@ func blockFault(b []byte) string {
 
 // strays looks at intact tables that the manifest does not name. A crash leaves them
 // when it comes before the manifest was written: then all that is in them is in a log
-// or in other tables as well. If not, it is the manifest that was cut, and badger would
-// delete what only they hold.
+// or in other tables as well. It also leaves those that a compaction has replaced, when
+// it comes before they were deleted: then the manifest says that they went, or, if it
+// was written anew just then, the tables that it names are as new. If neither is so, it
+// is the manifest that was cut, and badger would delete what only they hold.
 func (p *preflight) strays(logs []*logFile) error {
 	for _, stray := range p.leftover {
-		only, err := versionsOf(stray)
+		if _, gone := p.deleted[stray.id]; gone {
+			continue
+		}
+		only, err := versionsOf(stray.path)
 		if err != nil {
 			return err
 		}
+		newest, named := newestOf(only), uint64(0)
 		for v := range only {
 			for _, l := range logs {
 				if l.first <= v && v <= l.last {
@@ -151,22 +157,53 @@ func (p *preflight) strays(logs []*logFile) error {
 			}
 		}
 		for id := range p.tables {
-			if len(only) == 0 {
+			if len(only) == 0 || newest <= named {
 				break
 			}
 			have, err := versionsOf(table.NewFilename(id, p.dir))
 			if err != nil {
 				return err
 			}
+			named = max(named, newestOf(have))
 			for v := range have {
 				delete(only, v)
 			}
 		}
-		if len(only) > 0 {
-			return damaged(p.path(manifestFile), fmt.Sprintf("it does not name %s, and nothing else holds what is in that", stray))
+		if len(only) > 0 && newest > named {
+			return damaged(p.path(manifestFile), fmt.Sprintf("it does not name %s, and nothing else holds what is in that", stray.path))
 		}
 	}
 	return nil
+}
+
+func newestOf(versions map[uint64]struct{}) (newest uint64) {
+	for v := range versions {
+		newest = max(newest, v)
+	}
+	return newest
+}
+
+// deletedIn gives the tables that an intact manifest says were deleted. It is
+//
+//	magic, version (8) ‖ change sets: length (4) ‖ checksum (4) ‖ pb.ManifestChangeSet
+func deletedIn(manifest []byte) map[uint64]struct{} {
+	out := map[uint64]struct{}{}
+	for b := manifest[min(8, len(manifest)):]; len(b) >= 8; {
+		n := int(binary.BigEndian.Uint32(b))
+		if n > len(b)-8 {
+			break // what a crash left unfinished
+		}
+		var set pb.ManifestChangeSet
+		if proto.Unmarshal(b[8:8+n], &set) == nil {
+			for _, c := range set.Changes {
+				if c.Op == pb.ManifestChange_DELETE {
+					out[c.Id] = struct{}{}
+				}
+			}
+		}
+		b = b[8+n:]
+	}
+	return out
 }
 
 // versionsOf gives the transactions that a checked table has rows of.
