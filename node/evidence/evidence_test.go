@@ -2,6 +2,7 @@ package evidence_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
@@ -185,13 +186,19 @@ func TestALyingAnchorStopsNobody(t *testing.T) {
 // outsider joins the topics of the network beside the nodes, with no rules.
 func (w *world) outsider(t *testing.T, topic string) *gossip.Topic {
 	t.Helper()
+	tp, _ := w.outsiderHost(t, topic)
+	return tp
+}
+
+func (w *world) outsiderHost(t *testing.T, topic string) (*gossip.Topic, host.Host) {
+	t.Helper()
 	h := outsideHost(t)
 	g, err := gossip.New(h, gossip.Config{Network: "test"}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = g.Close() })
-	tp, err := g.Join(topic, "1", func([]byte) gossip.Verdict { return gossip.Accept }, nil)
+	tp, err := g.Join(topic, "1", func([]byte) gossip.Verdict { return gossip.Accept }, func(context.Context, []byte) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +210,7 @@ func (w *world) outsider(t *testing.T, topic string) *gossip.Topic {
 		}
 	}
 	wait(t, "peers in the topic", func() bool { return len(tp.Peers()) == len(w.all()) })
-	return tp
+	return tp, h
 }
 
 func outsideHost(t testing.TB) host.Host {

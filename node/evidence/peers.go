@@ -18,13 +18,16 @@ import (
 
 // Bounds of exchanging heads with peers.
 const (
-	metLogs       = 1024             // logs of peers whose newest head is kept, on disk too
-	exchangeQueue = 256              // peers that wait for an exchange
-	exchangers    = 4                // exchanges at once
-	exchangeEvery = time.Minute      // at the most, with one peer while a connection lasts
-	toldPeers     = 4096             // peers that are exchanged with again
-	announceEvery = 10 * time.Second // new convictions, to all peers of the topic
-	learnFor      = time.Minute      // to learn a peer's convictions
+	metLogs       = 1024            // logs of peers whose newest head is kept, on disk too
+	exchangeQueue = 256             // peers that wait for an exchange
+	exchangers    = 4               // exchanges at once
+	exchangeEvery = time.Minute     // at the most, with one peer while a connection lasts
+	toldPeers     = 4096            // peers that are exchanged with again
+	announceEvery = 5 * time.Second // new convictions, to all peers of the topic
+	learnFor      = time.Minute     // to learn a peer's convictions
+
+	// A peer that comes into the topic again and again: three times, then once in this.
+	joinEvery, joinBurst = 10 * time.Second, 3
 
 	// A peer's head is recorded once a minute, of all peers 60 at once and one a second.
 	recordEvery                    = time.Minute
@@ -47,9 +50,9 @@ func (s *Service) newlyBound(id peer.ID) {
 // there when a conviction was gossiped would not hear of it.
 func (s *Service) newInTopic(id peer.ID) {
 	s.mu.Lock()
-	any := len(s.ids) > 0
+	some := len(s.ids) > 0
 	s.mu.Unlock()
-	if any {
+	if some && s.joins.take(string(id)) {
 		s.meet(id)
 	}
 }
@@ -278,8 +281,9 @@ func (s *Service) recordHead(ctx context.Context, did identity.DID, n *anchor.No
 	ev := s.NewEvent("peer_head")
 	size := int64(n.Size)
 	ev.Peer, ev.HeadOrigin, ev.HeadSize, ev.HeadRoot = string(did), n.Origin, &size, anchor.EncodeHash(n.Root)
-	s.recorded.Add(1)
+	s.recorded.Add(1) // first: in between, the record would look like news
 	if _, err := s.al.Append(ctx, ev); err != nil {
+		s.recorded.Add(^uint64(0))
 		s.log.Debug("a peer's head was not recorded", "err", err)
 	}
 }

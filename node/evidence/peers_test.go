@@ -219,6 +219,29 @@ func TestConvictionsReachWhoComesLater(t *testing.T) {
 	}
 }
 
+// Who was in the topic already when a log was convicted is told by the log stream too,
+// in case gossip did not reach it. WIT-22.
+func TestANewConvictionIsAnnounced(t *testing.T) {
+	w := newWorld(t, 0, 2)
+	a, against := w.agents[0], w.agents[1]
+	tp, h := w.outsiderHost(t, "evidence")
+	none, told := sha256.Sum256(nil), make(chan struct{}, 1000)
+	serveRaw(h, a.Host().Protocol("log", "1.0.0"), func(from peer.ID, ask []byte) []byte {
+		if ask[0] == 1 && from == a.Host().ID() && !bytes.Equal(ask[1:33], none[:]) {
+			told <- struct{}{}
+		}
+		return append(append([]byte{0}, ask[1:33]...), 0)
+	})
+	wait(t, "the topic", func() bool { return len(tp.Peers()) == len(w.all()) })
+	if _, err := a.Directory().Resolve(t.Context(), against.DID(), directory.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	for root := byte(1); root <= 2; root++ {
+		a.Evidence().JudgeDigest(against.digest(t, against.forge(t, 40, root)))
+	}
+	wait(t, "an announcement", func() bool { return len(told) > 0 })
+}
+
 // A peer that offers convictions which are none teaches nothing, and is left at its
 // first lie. WIT-17, WIT-22.
 func TestLearningFromAHostilePeer(t *testing.T) {

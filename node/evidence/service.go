@@ -89,6 +89,7 @@ type Service struct {
 	learning   chan peer.ID // to learn convictions from
 	pairs      chan pair    // of heads to compare
 	asked      *buckets     // by peer
+	joins      *buckets     // by peer
 	inquired   *buckets     // by log
 	records    *buckets     // by DID
 	allRecords *buckets
@@ -140,7 +141,7 @@ func newService(cfg Config, h *p2p.Host, dir *directory.Directory, log *slog.Log
 		acked: map[identity.DID]uint64{}, seen: map[string][]*anchor.Note{}, ids: map[[convictionID]byte]string{},
 		summary: sha256.Sum256(nil), told: map[peer.ID]told{}, awaited: map[string]ahead{}, patience: aheadFor,
 		meeting: make(chan peer.ID, exchangeQueue), learning: make(chan peer.ID, exchangeQueue), pairs: make(chan pair, inquiryQueue),
-		asked: newBuckets(logEvery, logBurst), inquired: newBuckets(inquireEvery, inquireBurst),
+		asked: newBuckets(logEvery, logBurst), joins: newBuckets(joinEvery, joinBurst), inquired: newBuckets(inquireEvery, inquireBurst),
 		records: newBuckets(recordEvery, 1), allRecords: newBuckets(recordAllEvery, recordAllBurst),
 	}
 	s.met, _ = lru.NewWithEvict(metLogs, func(origin string, _ *anchor.Digest) { // fails for sizes below 1 only
