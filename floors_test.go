@@ -27,7 +27,7 @@ var floors = map[string]int{
 	"identity": 1, "ratchet": 1, "anchor": 1,
 	"identity/keystore": 2, "ratchet/handshake": 2, "ratchet/ratchettest": 2,
 	"anchor/auditlog": 2, "anchor/witness": 2, "gossip": 2, "node/p2p": 2,
-	"node/directory": 3, "anchor/anchortest": 3,
+	"node/directory": 3, "anchor/anchortest": 3, "node/gate": 3,
 	"node/session": 4, "node/evidence": 4, "node/api": 4,
 	"node/store": 5,
 	"node":       6, "testnet": 7, "cmd/talos": 8,

@@ -71,6 +71,22 @@ const (
 	OriginFrozen      Code = "ORIGIN_FROZEN"      // convicted of equivocation
 	Equivocation      Code = "EQUIVOCATION"       // two histories under one name
 	BundleInvalid     Code = "BUNDLE_INVALID"     // the proof bundle does not verify
+
+	// Authority.
+	NoCapability        Code = "NO_CAPABILITY"        // no grant of the caller was shown for this
+	ScopeMismatch       Code = "SCOPE_MISMATCH"       // no grant of the caller covers this
+	ConstraintViolation Code = "CONSTRAINT_VIOLATION" // a condition of the grant does not hold
+	DelegationInvalid   Code = "DELEGATION_INVALID"   // a link of the chain is not allowed by the one before
+	AudienceMismatch    Code = "AUDIENCE_MISMATCH"    // the token is for another executor
+	HolderMismatch      Code = "HOLDER_MISMATCH"      // the caller is not the subject of the token
+	Replay              Code = "REPLAY"               // the same request was seen before
+	Revoked             Code = "REVOKED"              // the authority was taken back
+	RevocationStale     Code = "REVOCATION_STALE"     // what is known of revocations is too old to decide
+	IssuerUnresolved    Code = "ISSUER_UNRESOLVED"    // the issuer's keys are not known, or it is no root of authority here
+	IssuerDuplicitous   Code = "ISSUER_DUPLICITOUS"   // the issuer has two contradicting histories
+	KeyStateVoid        Code = "KEY_STATE_VOID"       // the issuer's key was given up before, or voided since
+	BudgetExhausted     Code = "BUDGET_EXHAUSTED"     // a budget does not pay for this
+	UnknownTool         Code = "UNKNOWN_TOOL"         // there is no such tool, model or agent here
 )
 
 // Error is an error with a code. Msg says what was wrong and, where the reader
@@ -135,7 +151,7 @@ func Message(err error) string {
 // Retryable reports whether the same request may succeed later unchanged.
 func (c Code) Retryable() bool {
 	switch c {
-	case RateLimited, Unavailable, Conflict, Busy, StorageFull, PublishFailed, NotYetValid, OutboxFull:
+	case RateLimited, Unavailable, Conflict, Busy, StorageFull, PublishFailed, NotYetValid, OutboxFull, RevocationStale, IssuerUnresolved:
 		return true
 	}
 	return false

@@ -29,7 +29,8 @@ var (
 	pattern17 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
 	pattern18 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
 	pattern19 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
-	pattern20 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
+	pattern20 = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
+	pattern21 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
 )
 
 // AuditEvent is one entry of an agent's audit log: what happened, never what was said. Only the members here exist:
@@ -2109,6 +2110,292 @@ func DecodeSignedState(data []byte) (*SignedState, error) {
 	return v, nil
 }
 
+// Surface is one thing that a node does for somebody.
+type Surface struct {
+	// What it does to the world.
+	Access string `json:"access"`
+	// Members of the audit event that may be filled.
+	Audit []string `json:"audit,omitzero"`
+	// How often one subject may use it at once.
+	Burst *int64 `json:"burst,omitzero"`
+	// Routes of the local API: method and path pattern.
+	HTTP []string `json:"http,omitzero"`
+	// The name in the audit log and in error messages.
+	ID string `json:"id"`
+	// Of the scope that is needed.
+	Kind string `json:"kind"`
+	// Stream protocols, name/version.
+	Mesh []string `json:"mesh,omitzero"`
+	// Of the scope: a text, or {parameter}.
+	Method string `json:"method"`
+	// Of the scope: a text, or {parameter}.
+	Name string `json:"name"`
+	// It needs no authority: what it gives is public, or it is how authority is asked for. Limits hold all the same.
+	Open *bool `json:"open,omitzero"`
+	// And how often in a minute after that.
+	PerMinute *int64 `json:"per_minute,omitzero"`
+	// What goes into the audit log: an intent before and a result after, a result, events of its own, or nothing.
+	Record string `json:"record"`
+	// Segments of the scope's resource: texts, or {parameter}s.
+	Resource []string `json:"resource,omitzero"`
+	// What it does, in words.
+	Why string `json:"why"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Surface) Validate() error {
+	if err := checkEnum("access", v.Access, "destructive", "read", "write"); err != nil {
+		return err
+	}
+	if len(v.Audit) > 0 {
+		if err := checkLen("audit", len(v.Audit), 0, 16); err != nil {
+			return err
+		}
+		for i := range v.Audit {
+			if err := checkEnum(index("audit", i), v.Audit[i], "capability", "code", "cost_micro", "duration_ms", "peer", "reason", "request_digest", "result_digest", "scope", "session", "units_in", "units_out"); err != nil {
+				return err
+			}
+		}
+	}
+	if v.Burst != nil {
+		if err := checkInt("burst", *v.Burst, 1, 1000000); err != nil {
+			return err
+		}
+	}
+	if len(v.HTTP) > 0 {
+		if err := checkLen("http", len(v.HTTP), 0, 8); err != nil {
+			return err
+		}
+		for i := range v.HTTP {
+			if err := checkString(index("http", i), v.HTTP[i], 1, 200, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if err := checkString("id", v.ID, 0, -1, pattern20); err != nil {
+		return err
+	}
+	if err := checkEnum("kind", v.Kind, "agent", "model", "node", "tool", "topic"); err != nil {
+		return err
+	}
+	if len(v.Mesh) > 0 {
+		if err := checkLen("mesh", len(v.Mesh), 0, 8); err != nil {
+			return err
+		}
+		for i := range v.Mesh {
+			if err := checkString(index("mesh", i), v.Mesh[i], 1, 64, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if err := checkString("method", v.Method, 1, 128, nil); err != nil {
+		return err
+	}
+	if err := checkString("name", v.Name, 1, 128, nil); err != nil {
+		return err
+	}
+	if v.Open != nil {
+	}
+	if v.PerMinute != nil {
+		if err := checkInt("per_minute", *v.PerMinute, 1, 60000000); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("record", v.Record, "intent", "none", "own", "result"); err != nil {
+		return err
+	}
+	if len(v.Resource) > 0 {
+		if err := checkLen("resource", len(v.Resource), 0, 16); err != nil {
+			return err
+		}
+		for i := range v.Resource {
+			if err := checkString(index("resource", i), v.Resource[i], 1, 128, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if err := checkString("why", v.Why, 1, 200, nil); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Surface) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"access\":"...)
+	dst = jcs.AppendString(dst, v.Access)
+	if len(v.Audit) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"audit\":"...)
+		dst = append(dst, '[')
+		for i := range v.Audit {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Audit[i])
+		}
+		dst = append(dst, ']')
+	}
+	if v.Burst != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"burst\":"...)
+		dst = jcs.AppendInt(dst, *v.Burst)
+	}
+	if len(v.HTTP) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"http\":"...)
+		dst = append(dst, '[')
+		for i := range v.HTTP {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.HTTP[i])
+		}
+		dst = append(dst, ']')
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"id\":"...)
+	dst = jcs.AppendString(dst, v.ID)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"kind\":"...)
+	dst = jcs.AppendString(dst, v.Kind)
+	if len(v.Mesh) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"mesh\":"...)
+		dst = append(dst, '[')
+		for i := range v.Mesh {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Mesh[i])
+		}
+		dst = append(dst, ']')
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"method\":"...)
+	dst = jcs.AppendString(dst, v.Method)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"name\":"...)
+	dst = jcs.AppendString(dst, v.Name)
+	if v.Open != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"open\":"...)
+		dst = jcs.AppendBool(dst, *v.Open)
+	}
+	if v.PerMinute != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"per_minute\":"...)
+		dst = jcs.AppendInt(dst, *v.PerMinute)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"record\":"...)
+	dst = jcs.AppendString(dst, v.Record)
+	if len(v.Resource) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"resource\":"...)
+		dst = append(dst, '[')
+		for i := range v.Resource {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Resource[i])
+		}
+		dst = append(dst, ']')
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"why\":"...)
+	dst = jcs.AppendString(dst, v.Why)
+	return append(dst, '}')
+}
+
+// SurfaceRegistry is the only table from a route to what its use needs. What is not in it is denied.
+type SurfaceRegistry struct {
+	Surfaces []Surface `json:"surfaces"`
+	V        string    `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *SurfaceRegistry) Validate() error {
+	if err := checkLen("surfaces", len(v.Surfaces), 1, 512); err != nil {
+		return err
+	}
+	for i := range v.Surfaces {
+		if err := within(index("surfaces", i), v.Surfaces[i].Validate()); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-surfaces/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *SurfaceRegistry) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"surfaces\":"...)
+	dst = append(dst, '[')
+	for i := range v.Surfaces {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = v.Surfaces[i].AppendCanonical(dst)
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseSurfaceRegistry reads a SurfaceRegistry from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseSurfaceRegistry(data []byte) (*SurfaceRegistry, error) {
+	v := new(SurfaceRegistry)
+	if err := parse("surface-registry", data, 262144, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeSurfaceRegistry reads a SurfaceRegistry from its canonical bytes and refuses any other.
+func DecodeSurfaceRegistry(data []byte) (*SurfaceRegistry, error) {
+	v := new(SurfaceRegistry)
+	if err := decode("surface-registry", data, 262144, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // VerificationMethod is one public key of a DID document.
 type VerificationMethod struct {
 	Controller         string `json:"controller"`
@@ -2125,7 +2412,7 @@ func (v *VerificationMethod) Validate() error {
 	if err := checkString("id", v.ID, 0, 160, pattern8); err != nil {
 		return err
 	}
-	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern20); err != nil {
+	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern21); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "Multikey"); err != nil {

@@ -1,0 +1,318 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/identity"
+)
+
+// Proof says how a principal proved who it is.
+type Proof string
+
+// The proofs that a gate knows.
+const (
+	Nobody   Proof = ""         // nothing was proved
+	Owner    Proof = "owner"    // the node's own socket or token file: its owner
+	Channel  Proof = "channel"  // a connection that hello has bound to the DID
+	Attested Proof = "attested" // a signed HTTP request
+	Signed   Proof = "signed"   // a signed invocation, relayed or stored on its way
+)
+
+// Principal is who asks.
+type Principal struct {
+	DID     identity.DID // empty for nobody
+	Proof   Proof
+	Session string // of the connection or session; replay windows belong to it
+}
+
+// Subject names a principal in limits and budgets.
+func (p Principal) Subject() string {
+	switch {
+	case p.Proof == Owner:
+		return "owner"
+	case p.DID != "":
+		return string(p.DID)
+	}
+	return "nobody"
+}
+
+// Request is one call at the door.
+type Request struct {
+	Surface string
+	Who     Principal
+	Params  map[string]string // of the surface's templates
+	Args    []byte            // canonical JSON for constraints, nil if there is none
+	ID      string            // of the request, for replay; empty where the transport has its own order
+	// Token is a capability chain that comes with the call; nil: those that the
+	// principal has shown before count.
+	Token []byte
+	// Peer, Session and RequestDigest go into the audit event where the surface allows it.
+	Peer          identity.DID
+	Session       string
+	RequestDigest string
+	// Amount is reserved of every payer's budget before the work begins.
+	Amount int64
+	// Allow further limits beside the surface's own, from whoever runs the node.
+	Rate Rate
+}
+
+// Decision is an authority's yes.
+type Decision struct {
+	Grant      string // which grant it was, for the audit log: "owner", "rbac:<binding>", "cap:<token id>"
+	Capability string // token id, base64url; empty unless it was a capability
+	Scope      string // the scope that covered the call
+	Rate       Rate   // of the grant
+	Payers     []Payer
+	// Commit consumes what the decision used up (a call of max_calls, a request id). It
+	// is called once, when nothing else can refuse the call any more, and may itself
+	// refuse, since calls race. Nil: nothing.
+	Commit func(now time.Time) error
+}
+
+// Authority decides. An error is a denial with its code; anything else is a yes.
+type Authority interface {
+	Decide(ctx context.Context, now time.Time, r *Request, c Call) (Decision, error)
+}
+
+// Book is the audit log and the rows of the ledger, in one transaction.
+type Book interface {
+	// Enter makes an event and rows durable together; it returns the event's id.
+	Enter(ctx context.Context, e Event, rows []Spent) (id string, err error)
+}
+
+// Event is what the gate records: an intent, a result or a denial.
+type Event struct {
+	Type                         string // intent, result, denied
+	Intent                       string // of a result: the id of its intent
+	Surface, Subject             string
+	Peer                         identity.DID
+	Session, Scope, Capability   string
+	RequestDigest, ResultDigest  string
+	Outcome                      string // ok, error, denied, cancelled, timeout
+	Code                         contracts.Code
+	HighRisk                     bool
+	UnitsIn, UnitsOut, CostMicro int64
+	Duration                     time.Duration
+}
+
+// Result is what the work says of itself.
+type Result struct {
+	Used              int64 // of the budget, really
+	UnitsIn, UnitsOut int64
+	ResultDigest      string
+}
+
+// Pass is what the work holds while it runs.
+type Pass struct {
+	Decision
+	Call        Call
+	reservation *Reservation
+}
+
+// TopUp reserves more of the budgets, while the work goes on; on an error the work must
+// end.
+func (p *Pass) TopUp(amount int64) error { return p.reservation.TopUp(amount) }
+
+// Gate is the door. It is safe for concurrent use.
+type Gate struct {
+	reg    *Registry
+	auth   Authority
+	book   Book
+	limits *Limiter
+	ledger *Ledger
+	log    *slog.Logger
+	now    func() time.Time
+	node   Rate // of the whole node; the zero value does not limit
+}
+
+// Options of a gate.
+type Options struct {
+	Registry  *Registry
+	Authority Authority
+	Book      Book
+	Ledger    *Ledger
+	Node      Rate
+	Log       *slog.Logger
+	Now       func() time.Time
+}
+
+// New makes a gate.
+func New(o Options) *Gate {
+	return &Gate{reg: o.Registry, auth: o.Authority, book: o.Book, limits: NewLimiter(), ledger: o.Ledger, log: o.Log, now: o.Now, node: o.Node}
+}
+
+// Registry gives the gate's surfaces.
+func (g *Gate) Registry() *Registry { return g.reg }
+
+// Ledger gives what is spent.
+func (g *Gate) Ledger() *Ledger { return g.ledger }
+
+// Do lets r pass and runs work, or refuses with the code that says why. work gets a
+// context that it must heed; its error becomes the outcome of the result, and Do's.
+// Budgets are settled and the result recorded also when work panics.
+func (g *Gate) Do(ctx context.Context, r *Request, work func(context.Context, *Pass) (Result, error)) error {
+	s := g.reg.Surface(r.Surface)
+	if s == nil {
+		return contracts.Errorf(contracts.Forbidden, "%.64q is on no surface of the registry, and denied", r.Surface)
+	}
+	pass, err := g.admit(ctx, r, s)
+	if err != nil {
+		return err
+	}
+	intent, err := g.begin(ctx, r, s, pass)
+	if err != nil {
+		pass.reservation.Settle(0)
+		return err
+	}
+	return g.run(ctx, r, s, pass, intent, work)
+}
+
+// Check decides without doing anything: for surfaces that have an order and a record of
+// their own, as the frames of a session.
+func (g *Gate) Check(ctx context.Context, r *Request) (Decision, error) {
+	s := g.reg.Surface(r.Surface)
+	if s == nil {
+		return Decision{}, contracts.Errorf(contracts.Forbidden, "%.64q is on no surface of the registry, and denied", r.Surface)
+	}
+	pass, err := g.admit(ctx, r, s)
+	if err != nil {
+		return Decision{}, err
+	}
+	pass.reservation.Settle(r.Amount)
+	return pass.Decision, nil
+}
+
+// admit does all that can refuse a call. What it consumes it consumes last.
+func (g *Gate) admit(ctx context.Context, r *Request, s *contracts.Surface) (*Pass, error) {
+	now := g.now()
+	c, err := call(s, r.Params, r.Args)
+	if err != nil {
+		return nil, err
+	}
+	d := Decision{Grant: "open"}
+	if s.Open == nil || !*s.Open {
+		if d, err = g.auth.Decide(ctx, now, r, c); err != nil {
+			g.denied(ctx, r, s, err)
+			return nil, err
+		}
+	}
+	who := r.Who.Subject()
+	keys := []string{"", "s:" + s.ID + ":" + who, "g:" + d.Grant, "x:" + who}
+	rates := []Rate{g.node, rateOf(s), d.Rate, r.Rate}
+	if err := g.limits.Allow(now, keys, rates); err != nil {
+		g.ledger.Outcome(d.Payers, true)
+		return nil, err
+	}
+	res, err := g.ledger.Reserve(d.Payers, r.Amount)
+	if err != nil {
+		g.ledger.Outcome(d.Payers, true)
+		g.denied(ctx, r, s, err)
+		return nil, err
+	}
+	if d.Commit != nil {
+		if err := d.Commit(now); err != nil {
+			res.Settle(0)
+			g.denied(ctx, r, s, err)
+			return nil, err
+		}
+	}
+	return &Pass{Decision: d, Call: c, reservation: res}, nil
+}
+
+// begin makes the decision to begin durable, with the budgets that it holds.
+func (g *Gate) begin(ctx context.Context, r *Request, s *contracts.Surface, p *Pass) (intent string, err error) {
+	if s.Record != "intent" {
+		return "", nil
+	}
+	e := g.event("intent", r, s, p.Decision)
+	return g.book.Enter(ctx, e, p.reservation.Rows())
+}
+
+// run does the work and records how it ended.
+func (g *Gate) run(ctx context.Context, r *Request, s *contracts.Surface, p *Pass, intent string, work func(context.Context, *Pass) (Result, error)) (err error) {
+	start := g.now()
+	var res Result
+	finished := false
+	defer func() {
+		if !finished {
+			_ = recover()
+			// What a panic says may hold what must not be in a log: where it was is enough.
+			g.log.Error("the work of a surface has panicked", "surface", s.ID, "stack", string(debug.Stack()))
+			res.Used = p.reservation.held // what it used is not known
+			err = contracts.Errorf(contracts.Internal, "the work of %s failed; the node's log says where", s.ID)
+		}
+		err = errors.Join(err, g.end(ctx, r, s, p, intent, res, err, g.now().Sub(start)))
+	}()
+	res, err = work(ctx, p)
+	finished = true
+	return err
+}
+
+// end settles and records. A result that cannot be recorded is an error of the call: an
+// intent without a result stays visible in the log.
+func (g *Gate) end(ctx context.Context, r *Request, s *contracts.Surface, p *Pass, intent string, res Result, failed error, took time.Duration) error {
+	rows := p.reservation.Settle(res.Used)
+	g.ledger.Outcome(p.Payers, failed != nil)
+	if s.Record != "intent" && s.Record != "result" {
+		return nil
+	}
+	e := g.event("result", r, s, p.Decision)
+	e.Intent, e.Outcome, e.Code = intent, outcome(failed), contracts.CodeOf(failed)
+	e.UnitsIn, e.UnitsOut, e.ResultDigest, e.Duration = res.UnitsIn, res.UnitsOut, res.ResultDigest, took
+	_, err := g.book.Enter(context.WithoutCancel(ctx), e, rows)
+	return err
+}
+
+func outcome(err error) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.Is(err, context.Canceled):
+		return "cancelled"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	}
+	return "error"
+}
+
+// event fills what the surface allows.
+func (g *Gate) event(typ string, r *Request, s *contracts.Surface, d Decision) Event {
+	e := Event{Type: typ, Surface: s.ID, Subject: r.Who.Subject(), HighRisk: s.Access == "destructive"}
+	if mayAudit(s, "peer") {
+		e.Peer = r.Peer
+	}
+	if mayAudit(s, "session") {
+		e.Session = r.Session
+	}
+	if mayAudit(s, "scope") {
+		e.Scope = d.Scope
+	}
+	if mayAudit(s, "capability") {
+		e.Capability = d.Capability
+	}
+	if mayAudit(s, "request_digest") {
+		e.RequestDigest = r.RequestDigest
+	}
+	return e
+}
+
+// denied records a refusal of somebody who proved who it is, as often as the log's
+// limit allows: strangers must not be able to fill the log.
+func (g *Gate) denied(ctx context.Context, r *Request, s *contracts.Surface, why error) {
+	if r.Who.Proof == Nobody || s.Record == "none" {
+		return
+	}
+	if g.limits.Allow(g.now(), []string{"d:" + r.Who.Subject()}, []Rate{{Burst: 10, Every: 6 * time.Second}}) != nil {
+		return
+	}
+	e := g.event("denied", r, s, Decision{})
+	e.Outcome, e.Code = "denied", contracts.CodeOf(why)
+	if _, err := g.book.Enter(ctx, e, nil); err != nil {
+		g.log.Warn("a denial was not recorded", "surface", s.ID, "err", err)
+	}
+}
