@@ -187,3 +187,17 @@ func TestNames(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// GATE-1: the registry of surfaces reads, and says one thing of each.
+func TestSurfaces(t *testing.T) {
+	ids := map[string]bool{}
+	for _, s := range contracts.Surfaces() {
+		if ids[s.ID] {
+			t.Errorf("surface %s is there twice", s.ID)
+		}
+		ids[s.ID] = true
+		if len(s.HTTP)+len(s.Mesh) == 0 {
+			t.Errorf("surface %s has no route", s.ID)
+		}
+	}
+}

@@ -245,34 +245,19 @@ func (l *local) Evidence(context.Context) (map[string]json.RawMessage, error) {
 }
 
 func (l *local) RotateKeys(ctx context.Context, recovery string, compromised bool) (*api.Status, error) {
-	return l.changeKeys(ctx, "rotated", func() error { return l.n.home.Rotate(recovery, compromised, time.Now()) })
+	return l.changeKeys(ctx, func() error { return l.n.home.Rotate(recovery, compromised, time.Now()) })
 }
 
 func (l *local) Deactivate(ctx context.Context, recovery string) (*api.Status, error) {
-	return l.changeKeys(ctx, "requested", func() error { return l.n.home.Deactivate(recovery, time.Now()) })
+	return l.changeKeys(ctx, func() error { return l.n.home.Deactivate(recovery, time.Now()) })
 }
 
-// changeKeys records the change, makes it, and publishes the new state.
-func (l *local) changeKeys(ctx context.Context, reason string, change func() error) (*api.Status, error) {
+// changeKeys makes the change, which the gate has recorded, and publishes the new state.
+func (l *local) changeKeys(ctx context.Context, change func() error) (*api.Status, error) {
 	n := l.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	ev := n.proofs.NewEvent("intent")
-	risky := true
-	ev.Reason, ev.Surface, ev.HighRisk = reason, "keys", &risky
-	if _, err := n.proofs.Append(ctx, ev); err != nil {
-		return nil, err
-	}
-	err := change()
-	done := n.proofs.NewEvent("result")
-	done.Intent, done.Outcome = ev.ID, "ok"
-	if err != nil {
-		done.Outcome, done.Code = "error", string(contracts.CodeOf(err))
-	}
-	if _, e := n.proofs.Append(ctx, done); e != nil && err == nil {
-		err = e
-	}
-	if err != nil {
+	if err := change(); err != nil {
 		return nil, err
 	}
 	if !n.home.State.Deactivated() && n.talks != nil {

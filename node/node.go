@@ -25,6 +25,7 @@ import (
 	"github.com/talosprotocol/talos/node/api"
 	"github.com/talosprotocol/talos/node/directory"
 	"github.com/talosprotocol/talos/node/evidence"
+	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/p2p"
 	"github.com/talosprotocol/talos/node/session"
 	"github.com/talosprotocol/talos/node/store"
@@ -46,6 +47,7 @@ type Node struct {
 	gossip  *gossip.Gossip
 	proofs  *evidence.Service
 	talks   *session.Manager // nil unless the node is an agent
+	gate    *gate.Gate
 	api     *api.Server
 	mu      sync.Mutex // guards home after New
 }
@@ -117,14 +119,20 @@ func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *
 	if err = n.openEvidence(ctx, keys); err != nil { // what I can prove
 		return n, err
 	}
+	if err = n.openGate(); err != nil { // who may do what
+		return n, err
+	}
 	if home.Has("agent") { // with whom I talk
 		if n.talks, err = session.New(n.host, n.dir, n.store.Session(), session.Keys{Agreement: keys.agreement, Invocation: keys.invocation}, recorder{n}, log, time.Now); err != nil {
 			return n, err
 		}
 	}
+	if err = n.checkMesh(); err != nil {
+		return n, err
+	}
 	if o.withAPI {
 		n.api, err = api.New(api.Config{
-			Socket: home.path(fileSocket), Address: home.Config.API, TokenFile: home.path(fileToken), AddressFile: home.path(fileAddress),
+			Socket: home.path(fileSocket), Address: home.Config.API, TokenFile: home.path(fileToken), AddressFile: home.path(fileAddress), Gate: n.gate,
 		}, &local{n}, log)
 	}
 	return n, err

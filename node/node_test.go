@@ -326,6 +326,33 @@ func TestRotateSessionAndKeys(t *testing.T) {
 	receive(t, a, 0, 1)
 }
 
+// GATE-1: each stream protocol of ours that a running node serves is on a surface, and
+// each surface of the mesh is served by some role.
+func TestEveryProtocolIsOnASurface(t *testing.T) {
+	_, as, ags := mesh(t, 1, 1)
+	served := map[string]bool{}
+	for _, r := range []*running{as[0], ags[0]} {
+		for _, id := range r.Host().Mux().Protocols() {
+			if name, ours := strings.CutPrefix(string(id), "/talos/test/"); ours {
+				served[name] = true
+			}
+		}
+	}
+	for _, s := range contracts.Surfaces() {
+		for _, name := range s.Mesh {
+			if !served[name] {
+				t.Errorf("surface %s: nobody serves %s", s.ID, name)
+			}
+			delete(served, name)
+		}
+	}
+	for name := range served {
+		if !strings.HasPrefix(name, "kad/") {
+			t.Errorf("%s is on no surface", name)
+		}
+	}
+}
+
 func TestBadHomes(t *testing.T) {
 	h := initHome(t, node.InitOptions{})
 	if _, err := node.Init(h.Dir, node.InitOptions{}); contracts.CodeOf(err) != contracts.Conflict {

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/node/api"
+	"github.com/talosprotocol/talos/node/gate"
 )
 
 // scripted is a Node whose answers a test sets: what is tested here is the door, not
@@ -42,6 +45,33 @@ func (s *scripted) Inbox(ctx context.Context, _ uint64, _ int, wait bool) ([]api
 	return nil, nil
 }
 
+// authority is a function that decides.
+type authority func(*gate.Request) error
+
+func (f authority) Decide(_ context.Context, _ time.Time, r *gate.Request, _ gate.Call) (gate.Decision, error) {
+	return gate.Decision{}, f(r)
+}
+
+func owner(r *gate.Request) error {
+	if r.Who.Proof != gate.Owner {
+		return contracts.Errorf(contracts.NoCapability, "no")
+	}
+	return nil
+}
+
+type noBook struct{}
+
+func (noBook) Enter(context.Context, gate.Event, []gate.Spent) (string, error) { return "1", nil }
+
+func door(t testing.TB, a authority) *gate.Gate {
+	t.Helper()
+	reg, err := gate.NewRegistry(contracts.Surfaces())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return gate.New(gate.Options{Registry: reg, Authority: a, Book: noBook{}, Ledger: gate.NewLedger(), Log: slog.New(slog.DiscardHandler), Now: time.Now})
+}
+
 type served struct {
 	node  *scripted
 	url   string
@@ -57,7 +87,7 @@ func serve(t *testing.T) *served {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	v := &served{node: &scripted{}, sock: filepath.Join(dir, "s")}
-	s, err := api.New(api.Config{Socket: v.sock, Address: "127.0.0.1:0", TokenFile: filepath.Join(dir, "token"), AddressFile: filepath.Join(dir, "address")}, v.node, slog.New(slog.DiscardHandler))
+	s, err := api.New(api.Config{Socket: v.sock, Address: "127.0.0.1:0", TokenFile: filepath.Join(dir, "token"), AddressFile: filepath.Join(dir, "address"), Gate: door(t, owner)}, v.node, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,4 +240,50 @@ func TestALongPollEndsWithTheClientAndTheNode(t *testing.T) {
 	if _, err := api.Dial(v.sock).Inbox(ctx, 0, 30*time.Second); err == nil {
 		t.Error("the poll outlived its client")
 	}
+}
+
+// GATE-1, GATE-2: every route passes the gate: where nobody has a grant, only what the
+// registry calls open is answered, and the node behind is not touched.
+func TestEveryRoutePassesTheGate(t *testing.T) {
+	nobody := func(*gate.Request) error { return contracts.Errorf(contracts.NoCapability, "no") }
+	s, err := api.New(api.Config{Gate: door(t, nobody)}, untouched{&scripted{}}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes := s.Patterns()
+	if len(routes) < 16 {
+		t.Fatalf("%d routes", len(routes))
+	}
+	for _, pattern := range routes {
+		method, path, _ := strings.Cut(pattern, " ")
+		path = strings.NewReplacer("{did}", "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK", "{index}", "1").Replace(path)
+		var in io.Reader
+		if pattern == "POST /a2a/messages" {
+			in = strings.NewReader(`{"text":"x","to":"did:talos:zQmNsuhRfWp6DUQjmF1LAx2Zw1jBrKdhHdkyKu8H9vu3Fxz"}`)
+		}
+		r := httptest.NewRequest(method, path, in)
+		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(&net.UnixAddr{Net: "unix"})))
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		surface := gateSurface(t, pattern)
+		if open := surface.Open != nil && *surface.Open; open != (w.Code != http.StatusForbidden) {
+			t.Errorf("%s: %d %s", pattern, w.Code, w.Body)
+		}
+	}
+}
+
+// untouched fails for whatever is asked of it but health and resolution.
+type untouched struct{ *scripted }
+
+func (untouched) Peers(context.Context) []api.Peer                                { panic("peers") }
+func (untouched) Send(context.Context, string, []byte) (*api.Sent, error)         { panic("send") }
+func (untouched) Inbox(context.Context, uint64, int, bool) ([]api.Message, error) { panic("inbox") }
+
+func gateSurface(t *testing.T, pattern string) *contracts.Surface {
+	t.Helper()
+	reg, err := gate.NewRegistry(contracts.Surfaces())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reg.HTTP(pattern)
 }

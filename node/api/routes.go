@@ -9,44 +9,85 @@ import (
 	"time"
 
 	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/node/gate"
 )
 
 // maxWait bounds a long poll.
 const maxWait = 60 * time.Second
 
-// Routes gives each pattern and its handler: all that the API does.
-func (s *Server) Routes() map[string]http.HandlerFunc {
-	return map[string]http.HandlerFunc{
-		"GET /health/live":               func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, map[string]bool{"live": true}) },
-		"GET /health/ready":              s.ready,
-		"GET /v1/status":                 func(w http.ResponseWriter, r *http.Request) { write(w, http.StatusOK, s.node.Status(r.Context())) },
-		"GET /v1/peers":                  func(w http.ResponseWriter, r *http.Request) { write(w, http.StatusOK, s.node.Peers(r.Context())) },
-		"GET /1.0/identifiers/{did}":     s.resolve,
-		"POST /a2a/messages":             s.send,
-		"GET /a2a/messages":              s.inbox,
-		"POST /a2a/messages/acknowledge": s.acknowledge,
-		"GET /a2a/sessions":              func(w http.ResponseWriter, r *http.Request) { v, err := s.node.Sessions(r.Context()); reply(w, v, err) },
-		"POST /a2a/sessions/{did}/rotate": func(w http.ResponseWriter, r *http.Request) {
-			reply(w, struct{}{}, s.node.RotateSession(r.Context(), r.PathValue("did")))
-		},
-		"DELETE /a2a/sessions/{did}": func(w http.ResponseWriter, r *http.Request) {
-			reply(w, struct{}{}, s.node.CloseSession(r.Context(), r.PathValue("did")))
-		},
-		"GET /v1/audit/events":               s.events,
-		"GET /v1/audit/events/{index}/proof": s.prove,
-		"GET /v1/audit/evidence":             func(w http.ResponseWriter, r *http.Request) { v, err := s.node.Evidence(r.Context()); reply(w, v, err) },
-		"POST /v1/keys/rotate":               s.rotateKeys,
-		"POST /v1/keys/deactivate":           s.deactivate,
+// action answers a request that has passed the gate. An error is written by the caller.
+type action func(w http.ResponseWriter, r *http.Request) error
+
+// route is what answers a pattern. Where the gate must know of what is in the body,
+// parse reads it first and gives the action.
+type route struct {
+	act    action
+	reason string // for the audit log
+	parse  func(r *http.Request) (params map[string]string, act action, err error)
+}
+
+// Routes gives each pattern and what answers it: all that the API does.
+func (s *Server) routes() map[string]route {
+	n := s.node
+	return map[string]route{
+		"GET /health/live": {act: func(w http.ResponseWriter, _ *http.Request) error {
+			return write(w, http.StatusOK, map[string]bool{"live": true})
+		}},
+		"GET /health/ready":              {act: s.ready},
+		"GET /v1/status":                 {act: func(w http.ResponseWriter, r *http.Request) error { return reply(w, n.Status(r.Context()), nil) }},
+		"GET /v1/peers":                  {act: func(w http.ResponseWriter, r *http.Request) error { return reply(w, n.Peers(r.Context()), nil) }},
+		"GET /1.0/identifiers/{did}":     {act: s.resolve},
+		"POST /a2a/messages":             {parse: s.send},
+		"GET /a2a/messages":              {act: s.inbox},
+		"POST /a2a/messages/acknowledge": {act: s.acknowledge},
+		"GET /a2a/sessions": {act: func(w http.ResponseWriter, r *http.Request) error {
+			v, err := n.Sessions(r.Context())
+			return reply(w, v, err)
+		}},
+		"POST /a2a/sessions/{did}/rotate": {act: func(w http.ResponseWriter, r *http.Request) error {
+			return reply(w, struct{}{}, n.RotateSession(r.Context(), r.PathValue("did")))
+		}},
+		"DELETE /a2a/sessions/{did}": {act: func(w http.ResponseWriter, r *http.Request) error {
+			return reply(w, struct{}{}, n.CloseSession(r.Context(), r.PathValue("did")))
+		}},
+		"GET /v1/audit/events":               {act: s.events},
+		"GET /v1/audit/events/{index}/proof": {act: s.prove},
+		"GET /v1/audit/evidence": {act: func(w http.ResponseWriter, r *http.Request) error {
+			v, err := n.Evidence(r.Context())
+			return reply(w, v, err)
+		}},
+		"POST /v1/keys/rotate":     {act: s.rotateKeys, reason: "rotated"},
+		"POST /v1/keys/deactivate": {act: s.deactivate, reason: "requested"},
 	}
 }
 
-func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
+// door lets a route's requests pass the gate.
+func (s *Server) door(surface *contracts.Surface, rt route) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		req := &gate.Request{Surface: surface.ID, Who: asker(r.Context()), Params: gate.Fill(surface, r.PathValue), Reason: rt.reason}
+		act, err := rt.act, error(nil)
+		if rt.parse != nil {
+			if req.Params, act, err = rt.parse(r); err != nil {
+				fail(w, err)
+				return
+			}
+		}
+		err = s.cfg.Gate.Do(r.Context(), req, func(ctx context.Context, _ *gate.Pass) (gate.Result, error) {
+			return gate.Result{}, act(w, r.WithContext(ctx))
+		})
+		if err != nil {
+			fail(w, err)
+		}
+	}
+}
+
+func (s *Server) ready(w http.ResponseWriter, r *http.Request) error {
 	st := s.node.Status(r.Context())
 	code := http.StatusOK
 	if !st.Ready {
 		code = http.StatusServiceUnavailable
 	}
-	write(w, code, map[string]any{"ready": st.Ready, "reasons": st.NotReady})
+	return write(w, code, map[string]any{"ready": st.Ready, "reasons": st.NotReady})
 }
 
 // Media types of DID Resolution.
@@ -56,44 +97,38 @@ const (
 )
 
 // resolve is DID Resolution's HTTP binding.
-func (s *Server) resolve(w http.ResponseWriter, r *http.Request) {
+func (s *Server) resolve(w http.ResponseWriter, r *http.Request) error {
 	accept := r.Header.Get("Accept")
 	bare := strings.Contains(accept, typeDID) && !strings.Contains(accept, typeResolution)
 	if accept != "" && !bare && !strings.Contains(accept, typeResolution) && !strings.Contains(accept, "*/*") && !strings.Contains(accept, "application/json") {
-		s.refuse(w, http.StatusNotAcceptable, "REPRESENTATION_NOT_SUPPORTED", "ask for "+typeResolution+" or "+typeDID, nil)
-		return
+		return s.refuse(w, http.StatusNotAcceptable, "REPRESENTATION_NOT_SUPPORTED", "ask for "+typeResolution+" or "+typeDID, nil)
 	}
 	res, err := s.node.Resolve(r.Context(), r.PathValue("did"), r.URL.Query().Get("fresh") == "true")
 	switch contracts.CodeOf(err) {
 	case "":
 	case contracts.InvalidDID, contracts.KeyInvalid, contracts.Malformed:
-		s.refuse(w, http.StatusBadRequest, "INVALID_DID", contracts.Message(err), nil)
-		return
+		return s.refuse(w, http.StatusBadRequest, "INVALID_DID", contracts.Message(err), nil)
 	case contracts.MethodUnsupported:
-		s.refuse(w, http.StatusNotImplemented, "METHOD_NOT_SUPPORTED", contracts.Message(err), nil)
-		return
+		return s.refuse(w, http.StatusNotImplemented, "METHOD_NOT_SUPPORTED", contracts.Message(err), nil)
 	case contracts.NotFound:
-		s.refuse(w, http.StatusNotFound, "NOT_FOUND", contracts.Message(err), nil)
-		return
+		return s.refuse(w, http.StatusNotFound, "NOT_FOUND", contracts.Message(err), nil)
 	case contracts.Deactivated:
-		s.refuse(w, http.StatusGone, "", contracts.Message(err), res)
-		return
+		return s.refuse(w, http.StatusGone, "", contracts.Message(err), res)
 	default:
-		s.refuse(w, http.StatusInternalServerError, "INTERNAL_ERROR", contracts.Message(err), nil)
-		return
+		return s.refuse(w, http.StatusInternalServerError, "INTERNAL_ERROR", contracts.Message(err), nil)
 	}
 	if bare {
 		w.Header().Set("Content-Type", typeDID)
-		_, _ = w.Write(res.Document)
-		return
+		_, err = w.Write(res.Document)
+		return err
 	}
 	res.Resolution.ContentType = typeDID
 	w.Header().Set("Content-Type", typeResolution)
-	encode(w, http.StatusOK, res)
+	return encode(w, http.StatusOK, res)
 }
 
 // refuse answers with an error of DID Resolution.
-func (s *Server) refuse(w http.ResponseWriter, status int, name, detail string, res *Resolution) {
+func (s *Server) refuse(w http.ResponseWriter, status int, name, detail string, res *Resolution) error {
 	if res == nil {
 		res = &Resolution{}
 	}
@@ -102,43 +137,40 @@ func (s *Server) refuse(w http.ResponseWriter, status int, name, detail string, 
 	}
 	res.Metadata.Deactivated = status == http.StatusGone
 	w.Header().Set("Content-Type", typeResolution)
-	encode(w, status, res)
+	return encode(w, status, res)
 }
 
-func (s *Server) send(w http.ResponseWriter, r *http.Request) {
+func (s *Server) send(r *http.Request) (map[string]string, action, error) {
 	b, err := body(r)
 	if err != nil {
-		fail(w, err)
-		return
+		return nil, nil, err
 	}
 	req, err := contracts.ParseSendRequest(b)
 	if err != nil {
-		fail(w, err)
-		return
+		return nil, nil, err
 	}
 	if (req.Text == "") == (req.BodyB64u == "") {
-		fail(w, contracts.Errorf(contracts.Malformed, "give text or body_b64u, one of them and not empty"))
-		return
+		return nil, nil, contracts.Errorf(contracts.Malformed, "give text or body_b64u, one of them and not empty")
 	}
 	payload := []byte(req.Text)
 	if req.BodyB64u != "" {
 		if payload, err = base64.RawURLEncoding.Strict().DecodeString(req.BodyB64u); err != nil {
-			fail(w, contracts.Errorf(contracts.Malformed, "body_b64u: not base64url without padding"))
-			return
+			return nil, nil, contracts.Errorf(contracts.Malformed, "body_b64u: not base64url without padding")
 		}
 	}
-	sent, err := s.node.Send(r.Context(), req.To, payload)
-	reply(w, sent, err)
+	return map[string]string{"peer": req.To}, func(w http.ResponseWriter, r *http.Request) error {
+		sent, err := s.node.Send(r.Context(), req.To, payload)
+		return reply(w, sent, err)
+	}, nil
 }
 
-func (s *Server) inbox(w http.ResponseWriter, r *http.Request) {
+func (s *Server) inbox(w http.ResponseWriter, r *http.Request) error {
 	after, err1 := number(r, "after", 0, 1<<62)
 	limit, err2 := number(r, "limit", 100, 1000)
 	wait, err3 := number(r, "wait", 0, uint64(maxWait/time.Second))
 	for _, err := range []error{err1, err2, err3} {
 		if err != nil {
-			fail(w, err)
-			return
+			return err
 		}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), max(time.Duration(wait)*time.Second, time.Second))
@@ -147,53 +179,50 @@ func (s *Server) inbox(w http.ResponseWriter, r *http.Request) {
 	if msgs == nil {
 		msgs = []Message{}
 	}
-	reply(w, msgs, err)
+	return reply(w, msgs, err)
 }
 
-func (s *Server) acknowledge(w http.ResponseWriter, r *http.Request) {
+func (s *Server) acknowledge(w http.ResponseWriter, r *http.Request) error {
 	upTo, err := number(r, "up_to", 0, 1<<62)
 	if err == nil {
 		err = s.node.Acknowledge(r.Context(), upTo)
 	}
-	reply(w, struct{}{}, err)
+	return reply(w, struct{}{}, err)
 }
 
-func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
 	after, err := number(r, "after", 0, 1<<62)
 	if err != nil {
-		fail(w, err)
-		return
+		return err
 	}
 	limit, err := number(r, "limit", 100, 1000)
 	if err != nil {
-		fail(w, err)
-		return
+		return err
 	}
 	v, err := s.node.Events(r.Context(), after, int(limit), r.URL.Query().Get("last") == "true")
-	reply(w, v, err)
+	return reply(w, v, err)
 }
 
-func (s *Server) prove(w http.ResponseWriter, r *http.Request) {
+func (s *Server) prove(w http.ResponseWriter, r *http.Request) error {
 	i, err := strconv.ParseUint(r.PathValue("index"), 10, 62)
 	if err != nil {
-		fail(w, contracts.Errorf(contracts.Malformed, "%.40q is no index of an event", r.PathValue("index")))
-		return
+		return contracts.Errorf(contracts.Malformed, "%.40q is no index of an event", r.PathValue("index"))
 	}
 	b, err := s.node.Prove(r.Context(), i, r.URL.Query().Get("sealed") == "true")
 	if err != nil {
-		fail(w, err)
-		return
+		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(b) // canonical: not a byte may be added
+	_, err = w.Write(b) // canonical: not a byte may be added
+	return err
 }
 
-func (s *Server) rotateKeys(w http.ResponseWriter, r *http.Request) {
+func (s *Server) rotateKeys(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.node.RotateKeys(r.Context(), r.URL.Query().Get("recovery"), r.URL.Query().Get("compromised") == "true")
-	reply(w, v, err)
+	return reply(w, v, err)
 }
 
-func (s *Server) deactivate(w http.ResponseWriter, r *http.Request) {
+func (s *Server) deactivate(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.node.Deactivate(r.Context(), r.URL.Query().Get("recovery"))
-	reply(w, v, err)
+	return reply(w, v, err)
 }

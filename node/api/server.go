@@ -21,14 +21,16 @@ import (
 
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity/keystore"
+	"github.com/talosprotocol/talos/node/gate"
 )
 
 // Config says where the API listens.
 type Config struct {
-	Socket      string // path of the unix socket
+	Socket      string // path of the unix socket; empty: none
 	Address     string // loopback address, port 0 for any; empty: none
 	TokenFile   string // where the bearer token is written, readable by the owner only
 	AddressFile string // where the address in use is written
+	Gate        *gate.Gate
 }
 
 // Server is the listening API.
@@ -47,16 +49,22 @@ const maxBody = 128 << 10
 // New listens; Run serves.
 func New(cfg Config, node Node, log *slog.Logger) (*Server, error) {
 	s := &Server{node: node, log: log, cfg: cfg}
+	handler, err := s.handler()
+	if err != nil {
+		return nil, err
+	}
 	if err := s.listen(); err != nil {
 		_ = s.Close()
 		return nil, err
 	}
-	s.http = &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	s.http = &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	return s, nil
 }
 
 func (s *Server) listen() error {
-	if len(s.cfg.Socket) > 100 {
+	if s.cfg.Socket == "" {
+		// None is wanted.
+	} else if len(s.cfg.Socket) > 100 {
 		// The kernel's limit is 108 bytes; a deep home still has the loopback address.
 		s.log.Warn("the home's path is too long for a unix socket; only the loopback address serves", "path", s.cfg.Socket)
 	} else {
@@ -118,13 +126,31 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// Handler gives the API with its checks of who asks.
-func (s *Server) Handler() http.Handler {
+// handler gives the API with its checks of who asks. A route that is on no surface of
+// the registry is not served (GATE-1).
+func (s *Server) handler() (http.Handler, error) {
 	mux := http.NewServeMux()
-	for pattern, h := range s.Routes() {
-		mux.HandleFunc(pattern, h)
+	for pattern, rt := range s.routes() {
+		surface := s.cfg.Gate.Registry().HTTP(pattern)
+		if surface == nil {
+			return nil, contracts.Errorf(contracts.Internal, "the route %s is on no surface of the registry", pattern)
+		}
+		mux.HandleFunc(pattern, s.door(surface, rt))
 	}
-	return s.guard(mux)
+	return s.guard(mux), nil
+}
+
+type askerKey struct{}
+
+// asker gives who asks, as guard has found out.
+func asker(ctx context.Context) gate.Principal {
+	p, _ := ctx.Value(askerKey{}).(gate.Principal)
+	return p
+}
+
+// asOwner marks a request of the node's owner.
+func asOwner(r *http.Request) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), askerKey{}, gate.Principal{Proof: gate.Owner}))
 }
 
 // guard admits the socket, and on the loopback address those with the token; it
@@ -135,7 +161,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {
-			next.ServeHTTP(w, r)
+			next.ServeHTTP(w, asOwner(r))
 			return
 		}
 		host, _, err := net.SplitHostPort(r.Host)
@@ -152,7 +178,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			fail(w, contracts.Errorf(contracts.Unauthorized, "send the token of %s as a bearer token", s.cfg.TokenFile))
 			return
 		}
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, asOwner(r))
 	})
 }
 
@@ -163,11 +189,14 @@ func statusOf(c contracts.Code) int {
 		return http.StatusBadRequest
 	case contracts.Unauthorized:
 		return http.StatusUnauthorized
-	case contracts.Forbidden:
+	case contracts.Forbidden, contracts.NoCapability, contracts.ScopeMismatch, contracts.ConstraintViolation, contracts.DelegationInvalid,
+		contracts.AudienceMismatch, contracts.HolderMismatch, contracts.Revoked, contracts.IssuerDuplicitous, contracts.KeyStateVoid, contracts.Expired:
 		return http.StatusForbidden
-	case contracts.NotFound, contracts.SessionNotFound:
+	case contracts.BudgetExhausted:
+		return http.StatusPaymentRequired
+	case contracts.NotFound, contracts.UnknownTool, contracts.SessionNotFound:
 		return http.StatusNotFound
-	case contracts.Conflict, contracts.SessionState, contracts.Duplicity, contracts.Rollback, contracts.KeyLogInvalid:
+	case contracts.Conflict, contracts.Replay, contracts.SessionState, contracts.Duplicity, contracts.Rollback, contracts.KeyLogInvalid:
 		return http.StatusConflict
 	case contracts.Deactivated:
 		return http.StatusGone
@@ -177,7 +206,7 @@ func statusOf(c contracts.Code) int {
 		return http.StatusTooManyRequests
 	case contracts.MethodUnsupported, contracts.UnsupportedVersion:
 		return http.StatusNotImplemented
-	case contracts.Unavailable, contracts.StorageFull, contracts.AuditQuarantined, contracts.Busy, contracts.PublishFailed, contracts.PeerNotBound:
+	case contracts.Unavailable, contracts.StorageFull, contracts.AuditQuarantined, contracts.Busy, contracts.RevocationStale, contracts.IssuerUnresolved, contracts.PublishFailed, contracts.PeerNotBound:
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError
@@ -189,22 +218,21 @@ func fail(w http.ResponseWriter, err error) {
 	if errors.As(err, &big) {
 		c = contracts.TooLarge
 	}
-	write(w, statusOf(c), Failure{Code: string(c), Message: contracts.Message(err), Retryable: c.Retryable()})
+	_ = write(w, statusOf(c), Failure{Code: string(c), Message: contracts.Message(err), Retryable: c.Retryable()})
 }
 
-func write(w http.ResponseWriter, status int, v any) {
+// write answers; that the client may be gone is no error of the call.
+func write(w http.ResponseWriter, status int, v any) error {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+	return encode(w, status, v)
 }
 
-// reply writes v, or err.
-func reply(w http.ResponseWriter, v any, err error) {
+// reply writes v, or gives err to be written.
+func reply(w http.ResponseWriter, v any, err error) error {
 	if err != nil {
-		fail(w, err)
-		return
+		return err
 	}
-	write(w, http.StatusOK, v)
+	return write(w, http.StatusOK, v)
 }
 
 func body(r *http.Request) ([]byte, error) {
@@ -229,7 +257,8 @@ func number(r *http.Request, name string, def, limit uint64) (uint64, error) {
 }
 
 // encode writes v under the content type that is set already.
-func encode(w http.ResponseWriter, status int, v any) {
+func encode(w http.ResponseWriter, status int, v any) error {
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+	return nil
 }

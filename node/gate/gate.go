@@ -55,6 +55,7 @@ type Request struct {
 	Peer          identity.DID
 	Session       string
 	RequestDigest string
+	Reason        string // one of the audit event's reasons
 	// Amount is reserved of every payer's budget before the work begins.
 	Amount int64
 	// Allow further limits beside the surface's own, from whoever runs the node.
@@ -93,6 +94,7 @@ type Event struct {
 	Peer                         identity.DID
 	Session, Scope, Capability   string
 	RequestDigest, ResultDigest  string
+	Reason                       string
 	Outcome                      string // ok, error, denied, cancelled, timeout
 	Code                         contracts.Code
 	HighRisk                     bool
@@ -294,6 +296,9 @@ func (g *Gate) event(typ string, r *Request, s *contracts.Surface, d Decision) E
 	}
 	if mayAudit(s, "capability") {
 		e.Capability = d.Capability
+	}
+	if mayAudit(s, "reason") {
+		e.Reason = r.Reason
 	}
 	if mayAudit(s, "request_digest") {
 		e.RequestDigest = r.RequestDigest

@@ -110,6 +110,21 @@ func call(s *contracts.Surface, params map[string]string, args []byte) (Call, er
 	return c, nil
 }
 
+// Fill gives the parameters of a surface's templates from a function that knows them by
+// name, as the path of a request does.
+func Fill(s *contracts.Surface, value func(name string) string) map[string]string {
+	var params map[string]string
+	for _, t := range append([]string{s.Name, s.Method}, s.Resource...) {
+		if isParam(t) {
+			if params == nil {
+				params = map[string]string{}
+			}
+			params[t[1:len(t)-1]] = value(t[1 : len(t)-1])
+		}
+	}
+	return params
+}
+
 // rateOf gives the limit of one subject on a surface.
 func rateOf(s *contracts.Surface) Rate {
 	if s.PerMinute == nil {

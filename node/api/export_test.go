@@ -1,0 +1,13 @@
+package api
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+)
+
+// Patterns gives the routes.
+func (s *Server) Patterns() []string { return slices.Sorted(maps.Keys(s.routes())) }
+
+// ServeHTTP answers as the listeners do.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.http.Handler.ServeHTTP(w, r) }

@@ -1,0 +1,80 @@
+package node
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/node/gate"
+)
+
+// book enters what the gate decides into the audit log, with the budgets that change.
+type book struct{ n *Node }
+
+func (b book) Enter(ctx context.Context, e gate.Event, rows []gate.Spent) (string, error) {
+	ev := b.n.proofs.NewEvent(e.Type)
+	ev.Surface, ev.Peer, ev.Session, ev.Scope, ev.Capability = e.Surface, string(e.Peer), e.Session, e.Scope, e.Capability
+	ev.Intent, ev.Outcome, ev.Code, ev.Reason = e.Intent, e.Outcome, string(e.Code), e.Reason
+	ev.RequestDigest, ev.ResultDigest = e.RequestDigest, e.ResultDigest
+	if e.Subject != "owner" {
+		ev.Subject = e.Subject
+	}
+	if e.HighRisk {
+		risky := true
+		ev.HighRisk = &risky
+	}
+	for _, f := range []struct {
+		to **int64
+		v  int64
+	}{{&ev.UnitsIn, e.UnitsIn}, {&ev.UnitsOut, e.UnitsOut}, {&ev.CostMicro, e.CostMicro}, {&ev.DurationMs, int64(e.Duration / time.Millisecond)}} {
+		if f.v > 0 {
+			*f.to = &f.v
+		}
+	}
+	_, err := b.n.proofs.Log().AppendWith(ctx, b.n.store.Budgets().With(rows), ev)
+	return ev.ID, err
+}
+
+// authority says who may do what: the owner everything; the others what their grants
+// cover.
+type authority struct{ n *Node }
+
+func (a authority) Decide(_ context.Context, _ time.Time, r *gate.Request, _ gate.Call) (gate.Decision, error) {
+	if r.Who.Proof == gate.Owner {
+		return gate.Decision{Grant: "owner"}, nil
+	}
+	return gate.Decision{}, contracts.Errorf(contracts.NoCapability, "%s has shown no capability for %s", r.Who.Subject(), r.Surface)
+}
+
+// openGate makes the door.
+func (n *Node) openGate() error {
+	reg, err := gate.NewRegistry(contracts.Surfaces())
+	if err != nil {
+		return err
+	}
+	rows, err := n.store.Budgets().All()
+	if err != nil {
+		return err
+	}
+	ledger := gate.NewLedger()
+	ledger.Load(rows)
+	n.gate = gate.New(gate.Options{Registry: reg, Authority: authority{n}, Book: book{n}, Ledger: ledger, Log: n.log, Now: time.Now})
+	return nil
+}
+
+// checkMesh refuses to run with a stream protocol that is on no surface (GATE-1). The
+// DHT and gossip are libp2p's own: what they take, their validators judge.
+func (n *Node) checkMesh() error {
+	prefix := "/talos/" + n.home.Config.Network + "/"
+	for _, id := range n.host.Mux().Protocols() {
+		name, ours := strings.CutPrefix(string(id), prefix)
+		if !ours || strings.HasPrefix(name, "kad/") || strings.HasPrefix(name, "lan/") {
+			continue
+		}
+		if n.gate.Registry().Mesh(name) == nil {
+			return contracts.Errorf(contracts.Internal, "the stream protocol %s is on no surface of the registry", id)
+		}
+	}
+	return nil
+}
