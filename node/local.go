@@ -122,7 +122,7 @@ func (l *local) Resolve(ctx context.Context, did string, fresh bool) (*api.Resol
 	return out, err
 }
 
-func (l *local) Send(ctx context.Context, to string, body []byte) (*api.Sent, error) {
+func (l *local) Send(ctx context.Context, to string, body []byte, wait time.Duration) (*api.Sent, error) {
 	did, err := identity.ParseDID(to)
 	if err != nil {
 		return nil, err
@@ -131,9 +131,15 @@ func (l *local) Send(ctx context.Context, to string, body []byte) (*api.Sent, er
 	if err != nil {
 		return nil, err
 	}
+	delivered := false
+	if wait > 0 {
+		ctx, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		delivered = l.n.talks.Delivered(ctx, did, s.Seq) == nil
+	}
 	return &api.Sent{
 		SessionID: uuidText(s.Session), SenderID: string(l.n.DID()), RecipientID: to, SenderSeq: s.Seq,
-		CiphertextHash: base64.RawURLEncoding.EncodeToString(s.CiphertextHash[:]),
+		CiphertextHash: base64.RawURLEncoding.EncodeToString(s.CiphertextHash[:]), Delivered: delivered,
 	}, nil
 }
 

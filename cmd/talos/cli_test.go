@@ -107,7 +107,9 @@ func TestTwoAgents(t *testing.T) {
 	didA, addr, _ := up(t, "--home", a)
 	didB, _, stopB := up(t, "--home", b, "--kind", "local", "--bootstrap", addr, "--anchor", didA)
 	wait(t, "readiness", func() bool { return strings.Contains(ok(t, "status", "--home", b), "ready") })
-	ok(t, "send", "--home", b, didA, "hello")
+	if out := ok(t, "send", "--home", b, "--wait", "20s", didA, "hello"); !strings.Contains(out, "delivered") {
+		t.Errorf("send --wait: %s", out)
+	}
 	if got := ok(t, "listen", "--home", a, "-n", "1"); !strings.Contains(got, "hello") || !strings.Contains(got, didB) {
 		t.Errorf("listen: %s", got)
 	}

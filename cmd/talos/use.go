@@ -101,10 +101,12 @@ func (a *app) peersCmd() *cobra.Command {
 }
 
 func (a *app) sendCmd() *cobra.Command {
-	return &cobra.Command{
+	var wait time.Duration
+	cmd := &cobra.Command{
 		Use: "send <did> <text | ->", Short: "Send a message to another agent", Args: cobra.ExactArgs(2),
 		Long: `Sends a message. When it returns, the message is durable in this node and will be
-delivered exactly once, in order. "-" reads the text from standard input.`,
+delivered exactly once, in order. With --wait it also waits, up to that long, until the
+other node has it. "-" reads the text from standard input.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			text := args[1]
 			if text == "-" {
@@ -114,15 +116,21 @@ delivered exactly once, in order. "-" reads the text from standard input.`,
 				}
 				text = string(b)
 			}
-			s, err := a.client().Send(c.Context(), args[0], text)
+			s, err := a.client().SendWait(c.Context(), args[0], text, wait)
 			if err != nil {
 				return err
 			}
 			return a.print(s, func() {
-				fmt.Fprintf(a.out, "accepted  session %s  frame %d  ciphertext %s\n", s.SessionID, s.SenderSeq, s.CiphertextHash)
+				state := "accepted "
+				if s.Delivered {
+					state = "delivered"
+				}
+				fmt.Fprintf(a.out, "%s session %s  frame %d  ciphertext %s\n", state, s.SessionID, s.SenderSeq, s.CiphertextHash)
 			})
 		},
 	}
+	cmd.Flags().DurationVar(&wait, "wait", 0, "how long to wait for delivery, up to 60s")
+	return cmd
 }
 
 func (a *app) listenCmd() *cobra.Command {

@@ -31,7 +31,7 @@ func (s *scripted) Status(context.Context) api.Status {
 	return api.Status{DID: "did:x", NotReady: []string{"because"}}
 }
 func (s *scripted) Peers(context.Context) []api.Peer { return nil }
-func (s *scripted) Send(_ context.Context, to string, body []byte) (*api.Sent, error) {
+func (s *scripted) Send(_ context.Context, to string, body []byte, _ time.Duration) (*api.Sent, error) {
 	s.sent = append(s.sent, to+" "+string(body))
 	return &api.Sent{}, s.err
 }
@@ -276,7 +276,7 @@ func TestEveryRoutePassesTheGate(t *testing.T) {
 type untouched struct{ *scripted }
 
 func (untouched) Peers(context.Context) []api.Peer                                { panic("peers") }
-func (untouched) Send(context.Context, string, []byte) (*api.Sent, error)         { panic("send") }
+func (untouched) Send(context.Context, string, []byte, time.Duration) (*api.Sent, error)         { panic("send") }
 func (untouched) Inbox(context.Context, uint64, int, bool) ([]api.Message, error) { panic("inbox") }
 
 func gateSurface(t *testing.T, pattern string) *contracts.Surface {

@@ -94,8 +94,14 @@ func (c *Client) Resolve(ctx context.Context, did string, fresh bool) (v Resolut
 
 // Send sends a text.
 func (c *Client) Send(ctx context.Context, to, text string) (v Sent, err error) {
+	return c.SendWait(ctx, to, text, 0)
+}
+
+// SendWait is Send, and waits up to wait, in whole seconds up to 60, until the
+// recipient's node has the message.
+func (c *Client) SendWait(ctx context.Context, to, text string, wait time.Duration) (v Sent, err error) {
 	r := contracts.SendRequest{To: to, Text: text}
-	return v, c.call(ctx, "POST", "/a2a/messages", r.AppendCanonical(nil), &v)
+	return v, c.call(ctx, "POST", "/a2a/messages?wait="+strconv.Itoa(int(wait/time.Second)), r.AppendCanonical(nil), &v)
 }
 
 // Inbox asks for messages after a cursor and waits for one.

@@ -11,7 +11,8 @@ type Node interface {
 	Status(ctx context.Context) Status
 	Peers(ctx context.Context) []Peer
 	Resolve(ctx context.Context, did string, fresh bool) (*Resolution, error)
-	Send(ctx context.Context, to string, body []byte) (*Sent, error)
+	// Send accepts a message, and waits up to wait until it is delivered.
+	Send(ctx context.Context, to string, body []byte, wait time.Duration) (*Sent, error)
 	Inbox(ctx context.Context, after uint64, limit int, wait bool) ([]Message, error)
 	Acknowledge(ctx context.Context, upTo uint64) error
 	Sessions(ctx context.Context) ([]Session, error)
@@ -101,6 +102,7 @@ type Sent struct {
 	RecipientID    string `json:"recipient_id"`
 	SenderSeq      uint64 `json:"sender_seq"`
 	CiphertextHash string `json:"ciphertext_hash"`
+	Delivered      bool   `json:"delivered"` // the recipient's node has it durably; false: not yet, as far as known
 }
 
 // Message is a received message. Index is the cursor.

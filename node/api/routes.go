@@ -158,8 +158,12 @@ func (s *Server) send(r *http.Request) (map[string]string, action, error) {
 			return nil, nil, contracts.Errorf(contracts.Malformed, "body_b64u: not base64url without padding")
 		}
 	}
+	wait, err := number(r, "wait", 0, uint64(maxWait/time.Second))
+	if err != nil {
+		return nil, nil, err
+	}
 	return map[string]string{"peer": req.To}, func(w http.ResponseWriter, r *http.Request) error {
-		sent, err := s.node.Send(r.Context(), req.To, payload)
+		sent, err := s.node.Send(r.Context(), req.To, payload, time.Duration(wait)*time.Second)
 		return reply(w, sent, err)
 	}, nil
 }
