@@ -275,8 +275,10 @@ func TestEveryRoutePassesTheGate(t *testing.T) {
 // untouched fails for whatever is asked of it but health and resolution.
 type untouched struct{ *scripted }
 
-func (untouched) Peers(context.Context) []api.Peer                                { panic("peers") }
-func (untouched) Send(context.Context, string, []byte, time.Duration) (*api.Sent, error)         { panic("send") }
+func (untouched) Peers(context.Context) []api.Peer { panic("peers") }
+func (untouched) Send(context.Context, string, []byte, time.Duration) (*api.Sent, error) {
+	panic("send")
+}
 func (untouched) Inbox(context.Context, uint64, int, bool) ([]api.Message, error) { panic("inbox") }
 
 func gateSurface(t *testing.T, pattern string) *contracts.Surface {
