@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/identity"
+	"github.com/talosprotocol/talos/node/directory"
 	"github.com/talosprotocol/talos/node/gate"
 )
 
@@ -45,6 +47,23 @@ func (a authority) Decide(_ context.Context, _ time.Time, r *gate.Request, _ gat
 		return gate.Decision{Grant: "owner"}, nil
 	}
 	return gate.Decision{}, contracts.Errorf(contracts.NoCapability, "%s has shown no capability for %s", r.Who.Subject(), r.Surface)
+}
+
+// invocationKey finds the key that signs requests for a DID.
+func (n *Node) invocationKey(ctx context.Context, keyID string) (identity.DID, identity.InvocationPublic, error) {
+	did, err := identity.ParseDID(keyID)
+	if err != nil {
+		return "", identity.InvocationPublic{}, err
+	}
+	if did.IsKey() {
+		key, err := identity.ParseMultikey[identity.Invocation](strings.TrimPrefix(keyID, "did:key:"))
+		return did, key, err
+	}
+	r, err := n.dir.Resolve(ctx, did, directory.Options{})
+	if err != nil {
+		return "", identity.InvocationPublic{}, err
+	}
+	return did, r.State.Doc.Invocation, nil
 }
 
 // openGate makes the door.

@@ -2,6 +2,8 @@ package api_test
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -10,11 +12,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/api"
 	"github.com/talosprotocol/talos/node/gate"
 )
@@ -269,6 +273,50 @@ func TestEveryRoutePassesTheGate(t *testing.T) {
 		if open := surface.Open != nil && *surface.Open; open != (w.Code != http.StatusForbidden) {
 			t.Errorf("%s: %d %s", pattern, w.Code, w.Body)
 		}
+	}
+}
+
+// A signed request is its signer's: what that may do the authority says. GATE-9.
+func TestAttestedRequest(t *testing.T) {
+	pub, priv, _ := ed25519.GenerateKey(nil)
+	key, err := identity.NewPublic[identity.Invocation](pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked []gate.Principal
+	see := func(r *gate.Request) error { asked = append(asked, r.Who); return nil }
+	s, err := api.New(api.Config{Gate: door(t, see), Attester: gate.NewAttester(func(context.Context, string) (identity.DID, identity.InvocationPublic, error) {
+		return identity.KeyDID(key), key, nil
+	}, time.Now())}, &scripted{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	do := func(sign, target string) int {
+		r := httptest.NewRequest("GET", target, nil)
+		r.Host = "127.0.0.1:80"
+		a := gate.Attestation{Nonce: "nonce-" + sign, Timestamp: time.Now().Unix()}
+		input, err := a.SigningInput("GET", sign, "node.peers", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, v := range map[string]string{
+			gate.HeaderVersion: "v1", gate.HeaderAlgorithm: "ed25519", gate.HeaderKey: string(identity.KeyDID(key)), gate.HeaderNonce: a.Nonce,
+			gate.HeaderTime: strconv.FormatInt(a.Timestamp, 10), gate.HeaderSignature: base64.RawURLEncoding.EncodeToString(ed25519.Sign(priv, input)),
+		} {
+			r.Header.Set(k, v)
+		}
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		return w.Code
+	}
+	if code := do("/v1/peers", "/v1/peers"); code != http.StatusOK || len(asked) != 1 || asked[0].DID != identity.KeyDID(key) || asked[0].Proof != gate.Attested {
+		t.Errorf("%d, %+v", code, asked)
+	}
+	if code := do("/v1/peers?x=1", "/v1/peers"); code == http.StatusOK || len(asked) != 1 {
+		t.Errorf("another target: %d", code)
+	}
+	if code := do("/v1/status", "/v1/status"); code == http.StatusOK {
+		t.Errorf("another surface: %d", code)
 	}
 }
 

@@ -66,6 +66,12 @@ func (s *Server) door(surface *contracts.Surface, rt route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		req := &gate.Request{Surface: surface.ID, Who: asker(r.Context()), Params: gate.Fill(surface, r.PathValue), Reason: rt.reason}
 		act, err := rt.act, error(nil)
+		if req.Who.Proof == gate.Nobody {
+			if req.Who, err = s.attested(r, surface); err != nil {
+				fail(w, err)
+				return
+			}
+		}
 		if rt.parse != nil {
 			if req.Params, act, err = rt.parse(r); err != nil {
 				fail(w, err)

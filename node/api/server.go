@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -31,6 +32,7 @@ type Config struct {
 	TokenFile   string // where the bearer token is written, readable by the owner only
 	AddressFile string // where the address in use is written
 	Gate        *gate.Gate
+	Attester    *gate.Attester // of signed requests; nil: none are taken
 }
 
 // Server is the listening API.
@@ -148,6 +150,21 @@ func asker(ctx context.Context) gate.Principal {
 	return p
 }
 
+// attested gives who has signed a request, nobody if nobody has. The body is read, and
+// put back.
+func (s *Server) attested(r *http.Request, surface *contracts.Surface) (gate.Principal, error) {
+	a, err := gate.ReadAttestation(r.Header.Get)
+	if a == nil || err != nil || s.cfg.Attester == nil {
+		return gate.Principal{}, err
+	}
+	b, err := body(r)
+	if err != nil {
+		return gate.Principal{}, err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(b))
+	return s.cfg.Attester.Verify(r.Context(), time.Now(), a, r.Method, r.RequestURI, surface.ID, b)
+}
+
 // asOwner marks a request of the node's owner.
 func asOwner(r *http.Request) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), askerKey{}, gate.Principal{Proof: gate.Owner}))
@@ -173,6 +190,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
+		if s.cfg.Attester != nil && r.Header.Get(gate.HeaderVersion) != "" {
+			next.ServeHTTP(w, r) // the door verifies it, which knows the surface
+			return
+		}
 		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if !ok || subtle.ConstantTimeCompare([]byte(token), []byte(s.token)) != 1 {
 			fail(w, contracts.Errorf(contracts.Unauthorized, "send the token of %s as a bearer token", s.cfg.TokenFile))
@@ -187,7 +208,7 @@ func statusOf(c contracts.Code) int {
 	switch c {
 	case contracts.Malformed, contracts.InvalidDID, contracts.ConfigInvalid, contracts.KeyInvalid, contracts.FrameSize:
 		return http.StatusBadRequest
-	case contracts.Unauthorized:
+	case contracts.Unauthorized, contracts.SignatureInvalid, contracts.NotYetValid:
 		return http.StatusUnauthorized
 	case contracts.Forbidden, contracts.NoCapability, contracts.ScopeMismatch, contracts.ConstraintViolation, contracts.DelegationInvalid,
 		contracts.AudienceMismatch, contracts.HolderMismatch, contracts.Revoked, contracts.IssuerDuplicitous, contracts.KeyStateVoid, contracts.Expired:
