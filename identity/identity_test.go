@@ -113,7 +113,19 @@ func TestRow11_DIDSpellings(t *testing.T) {
 			t.Errorf("multihash round trip of %s gives %s, %v", good, back, err)
 		}
 	}
-	for name, bad := range map[string]string{
+	for name, bad := range badDIDs(p) {
+		_, err := identity.ParseDID(bad)
+		if err == nil {
+			t.Errorf("%s: %q is accepted", name, bad)
+			continue
+		}
+		wantCode(t, err, contracts.InvalidDID, contracts.MethodUnsupported, contracts.KeyInvalid)
+	}
+}
+
+// badDIDs are texts that are no DID of ours.
+func badDIDs(p *person) map[string]string {
+	return map[string]string{
 		"empty": "", "no did": "alice", "x25519": "did:key:z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc",
 		"secp256k1": "did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme",
 		"p-256":     "did:key:zDnaerDaTF5BXEavCrfRZEk316dpbLsfPDZ3WJ5hRTPFU2169",
@@ -121,13 +133,6 @@ func TestRow11_DIDSpellings(t *testing.T) {
 		"upper": strings.ToUpper(string(p.did)), "fragment": string(p.did) + "#k0", "web": "did:web:example.com",
 		"long": "did:talos:z" + strings.Repeat("1", 10000), "space": " " + string(p.did), "leading ones": "did:talos:z1" + string(p.did)[11:],
 		"non-minimal varint": "did:key:z" + "6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2do",
-	} {
-		_, err := identity.ParseDID(bad)
-		if err == nil {
-			t.Errorf("%s: %q is accepted", name, bad)
-			continue
-		}
-		wantCode(t, err, contracts.InvalidDID, contracts.MethodUnsupported, contracts.KeyInvalid)
 	}
 }
 
@@ -201,10 +206,22 @@ func TestRow9_ContextsSeparate(t *testing.T) {
 
 // Row 44: whatever breaks the rules of a key log is refused; ID-5, ID-6, ID-7, ID-8.
 func TestRow44_KeyLogRules(t *testing.T) {
-	base := func() *person { p := newPerson(t, 5); p.rotate(t, false); return p }
+	for name, p := range badLogs(t) {
+		if _, err := identity.VerifyKeyLog(p.did, p.log); err == nil {
+			t.Errorf("%s: accepted", name)
+		} else {
+			wantCode(t, err, contracts.KeyLogInvalid, contracts.SignatureInvalid)
+		}
+	}
+}
+
+// badLogs are people whose key logs break a rule each.
+func badLogs(t testing.TB) map[string]*person {
+	t.Helper()
 	stranger := newPerson(t, 6)
 	one, two := int64(1), int64(2)
 	yes := true
+	out := map[string]*person{}
 	for name, mutate := range map[string]func(*person){
 		"uncommitted key": func(p *person) {
 			ks := p.keys(t)
@@ -233,15 +250,13 @@ func TestRow44_KeyLogRules(t *testing.T) {
 		"void changed":           func(p *person) { p.log[1].Event.Void = &yes },
 		"threshold of inception": func(p *person) { p.log[0].Event.Nt = nil; p.log[0].Event.Kt = &one },
 	} {
-		p := base()
+		p := newPerson(t, 5)
+		p.rotate(t, false)
 		p.log[1].Sigs = append([]contracts.KeySignature(nil), p.log[1].Sigs...)
 		mutate(p)
-		if _, err := identity.VerifyKeyLog(p.did, p.log); err == nil {
-			t.Errorf("%s: accepted", name)
-		} else {
-			wantCode(t, err, contracts.KeyLogInvalid, contracts.SignatureInvalid)
-		}
+		out[name] = p
 	}
+	return out
 }
 
 func digest(k identity.ControlPublic) string {
@@ -333,6 +348,24 @@ func TestRow41_StateRules(t *testing.T) {
 	if _, err := identity.VerifyState(good.Raw); err != nil {
 		t.Fatal(err)
 	}
+	for name, raw := range badStates(t, p, good) {
+		_, err := identity.VerifyState(raw)
+		if err == nil {
+			t.Errorf("%s: accepted", name)
+			continue
+		}
+		wantCode(t, err, contracts.Malformed, contracts.TooLarge, contracts.SignatureInvalid, contracts.KeyLogInvalid)
+	}
+	wantCode(t, good.ValidAt(now.Add(-2*time.Minute)), contracts.NotYetValid)
+	if err := good.ValidAt(now.Add(-30 * time.Second)); err != nil {
+		t.Errorf("within the grace: %v", err)
+	}
+	wantCode(t, good.ValidAt(good.Until), contracts.Expired)
+}
+
+// badStates are records that must be refused, made of a good one of p.
+func badStates(t testing.TB, p *person, good *identity.State) map[string][]byte {
+	t.Helper()
 	resign := func(change func(*contracts.DIDState)) []byte {
 		rec, err := contracts.DecodeSignedState(good.Raw)
 		if err != nil {
@@ -344,7 +377,7 @@ func TestRow41_StateRules(t *testing.T) {
 		return rec.AppendCanonical(nil)
 	}
 	other := newPerson(t, 15)
-	for name, raw := range map[string][]byte{
+	return map[string][]byte{
 		"empty":          nil,
 		"16 KiB + 1":     bytes.Repeat([]byte{' '}, identity.MaxStateBytes+1),
 		"deep":           bytes.Repeat([]byte{'['}, 10000),
@@ -376,19 +409,7 @@ func TestRow41_StateRules(t *testing.T) {
 			s.Doc.AssertionMethod = append(s.Doc.AssertionMethod, string(p.did)+"#peer")
 		}),
 		"controller": resign(func(s *contracts.DIDState) { s.Doc.VerificationMethod[1].Controller = string(other.did) }),
-	} {
-		_, err := identity.VerifyState(raw)
-		if err == nil {
-			t.Errorf("%s: accepted", name)
-			continue
-		}
-		wantCode(t, err, contracts.Malformed, contracts.TooLarge, contracts.SignatureInvalid, contracts.KeyLogInvalid)
 	}
-	wantCode(t, good.ValidAt(now.Add(-2*time.Minute)), contracts.NotYetValid)
-	if err := good.ValidAt(now.Add(-30 * time.Second)); err != nil {
-		t.Errorf("within the grace: %v", err)
-	}
-	wantCode(t, good.ValidAt(good.Until), contracts.Expired)
 }
 
 func TestEveryBitFlipOfARecordIsRefused(t *testing.T) {
