@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand"
+	"slices"
 	"time"
 
 	"github.com/talosprotocol/talos/contracts"
@@ -99,8 +101,18 @@ func (p *party) send(volatile bool) {
 	if lag > ratchet.MaxOldChains-1 {
 		return
 	}
+	// A step counts from when it is made: the disk may have it although the commit fails.
+	due := p.state.Info().StepDue
+	stepped := func() {
+		if due {
+			p.chain, due = p.chain+1, false
+		}
+	}
 	if volatile && p.state.Reserved() == 0 {
-		if p.state.Reserve(w.now, w.rand) != nil || !p.commit(p.state.AppendState(nil)) {
+		if p.state.Reserve(w.now, w.rand) != nil {
+			return
+		}
+		if stepped(); !p.commit(p.state.AppendState(nil)) {
 			return
 		}
 	}
@@ -118,9 +130,7 @@ func (p *party) send(volatile bool) {
 		return
 	}
 	w.made[string(f)] = r.Seq
-	if p.state.Info().Sent == 1 { // the first frame of a chain, by Reserve or here
-		p.chain++
-	}
+	stepped()
 	p.chainOf[r.Seq] = p.chain
 	if !volatile || r.Store {
 		if !p.commit(p.state.AppendState(nil), ratchet.Row{Key: p.row("out", r.Seq), Value: f}) {
@@ -145,14 +155,17 @@ func (p *party) lag() int {
 
 // resend posts what the outbox holds: stored bytes, never sealed anew.
 func (p *party) resend(r *rand.Rand) {
-	for seq, f := range p.outbox {
+	for _, seq := range p.numbers() {
 		if seq < p.state.Info().PeerAck {
 			delete(p.outbox, seq)
 		} else if r.Intn(4) == 0 {
-			p.world.post(p, f)
+			p.world.post(p, p.outbox[seq])
 		}
 	}
 }
+
+// numbers gives the numbers in the outbox, in order: a run is decided by its seed alone.
+func (p *party) numbers() []uint64 { return slices.Sorted(maps.Keys(p.outbox)) }
 
 // receive opens a frame and commits state, window and inbox row before the
 // message counts.
@@ -198,6 +211,7 @@ func (p *party) finish(window ratchet.Window, rows ...ratchet.Row) bool {
 	}
 	p.state.Commit()
 	p.window = window
+	p.world.taken++
 	return true
 }
 
@@ -218,6 +232,7 @@ func (p *party) void(a, b, at uint64) {
 	}
 	if p.commit(p.state.AppendState(nil), ratchet.Row{Key: p.name + "/window", Value: window.Append(nil)}) {
 		p.window = window
+		p.world.taken++
 		p.release(from, to)
 	}
 }
