@@ -25,9 +25,9 @@ const module = "github.com/talosprotocol/talos/"
 var floors = map[string]int{
 	"contracts": 0, "contracts/jcs": -1, "contracts/internal/gen": 0,
 	"identity": 1, "ratchet": 1, "anchor": 1,
-	"identity/keystore": 2, "ratchet/handshake": 2, "ratchet/ratchettest": 2,
+	"identity/capability": 2, "identity/keystore": 2, "ratchet/handshake": 2, "ratchet/ratchettest": 2,
 	"anchor/auditlog": 2, "anchor/witness": 2, "gossip": 2, "node/p2p": 2,
-	"node/directory": 3, "anchor/anchortest": 3, "node/gate": 3,
+	"node/directory": 3, "anchor/anchortest": 3, "node/gate": 3, "node/authority": 4,
 	"node/session": 4, "node/evidence": 4, "node/api": 4,
 	"node/store": 5,
 	"node":       6, "testnet": 7, "cmd/talos": 8,
@@ -36,7 +36,7 @@ var floors = map[string]int{
 // rooms names the only packages that may import a heavy dependency.
 var rooms = map[string]*regexp.Regexp{
 	"github.com/dgraph-io/badger": regexp.MustCompile(`^node/store$`),
-	"github.com/libp2p/":          regexp.MustCompile(`^(gossip|node|node/(p2p|directory|session|evidence)|testnet)$`),
+	"github.com/libp2p/":          regexp.MustCompile(`^(gossip|node|node/(p2p|directory|session|evidence|authority)|testnet)$`),
 	"net/http":                    regexp.MustCompile(`^(node/api|testnet|cmd/talos)$`),
 	"github.com/spf13/cobra":      regexp.MustCompile(`^cmd/talos$`),
 }
@@ -108,7 +108,7 @@ func TestFloors(t *testing.T) {
 }
 
 // quiet packages are pure: no network, disk, clock, logger or global randomness.
-var quiet = []string{"contracts", "contracts/jcs", "identity", "ratchet", "ratchet/handshake", "anchor", "anchor/auditlog", "anchor/witness"}
+var quiet = []string{"contracts", "contracts/jcs", "identity", "identity/capability", "ratchet", "ratchet/handshake", "anchor", "anchor/auditlog", "anchor/witness"}
 
 func TestCoresAreQuiet(t *testing.T) {
 	banned := []string{"net", "net/http", "os", "log", "log/slog", "crypto/rand", "math/rand", "math/rand/v2"}

@@ -17,20 +17,21 @@ var (
 	pattern5  = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/{}*-]*$")
 	pattern6  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
 	pattern7  = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
-	pattern8  = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
-	pattern9  = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
-	pattern10 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
-	pattern11 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
-	pattern12 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
-	pattern13 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
-	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
-	pattern15 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
-	pattern16 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
-	pattern17 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
-	pattern18 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
-	pattern19 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
-	pattern20 = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
-	pattern21 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
+	pattern8  = regexp.MustCompile("^cap_[0-9a-f]{32}$")
+	pattern9  = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
+	pattern10 = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
+	pattern11 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
+	pattern12 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
+	pattern13 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
+	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
+	pattern15 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
+	pattern16 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
+	pattern17 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
+	pattern18 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
+	pattern19 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
+	pattern20 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
+	pattern21 = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
+	pattern22 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
 )
 
 // AuditEvent is one entry of an agent's audit log: what happened, never what was said. Only the members here exist:
@@ -520,6 +521,365 @@ func (v *BundleHead) AppendCanonical(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// CapabilityToken is the payload of a capability token: what its issuer lets its subject do at one executor. At most 6 KiB.
+type CapabilityToken struct {
+	// The one executor that may act on the token.
+	Aud string `json:"aud"`
+	// Conditions, all of which hold, ascending by their canonical bytes, none twice.
+	Cst []Constraint `json:"cst"`
+	// How many further tokens may follow this one in a chain.
+	Dlg int64 `json:"dlg"`
+	// Valid until just before, Unix seconds; at most 30 days after iat.
+	Exp int64 `json:"exp"`
+	// When it was made, Unix seconds.
+	Iat int64 `json:"iat"`
+	// Who gives.
+	Iss string `json:"iss"`
+	// 16 random bytes.
+	Jti string `json:"jti"`
+	// The number of the issuer's key event whose keys signed; 0 for a did:key.
+	Ksn int64 `json:"ksn"`
+	// Valid from, Unix seconds.
+	Nbf int64 `json:"nbf"`
+	// The id of the token before this one; absent in a root.
+	Prf string `json:"prf,omitzero"`
+	// How old, in seconds, knowledge of the issuers' revocations may be.
+	Rfs int64 `json:"rfs"`
+	// Scopes, ascending by bytes, none contained in another.
+	Scp []string `json:"scp"`
+	// Who may act: a caller that proves to be this DID.
+	Sub string `json:"sub"`
+	V   string `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *CapabilityToken) Validate() error {
+	if err := checkString("aud", v.Aud, 56, 64, nil); err != nil {
+		return err
+	}
+	if err := checkLen("cst", len(v.Cst), 0, 64); err != nil {
+		return err
+	}
+	for i := range v.Cst {
+		if err := within(index("cst", i), v.Cst[i].Validate()); err != nil {
+			return err
+		}
+	}
+	if err := checkInt("dlg", v.Dlg, 0, 3); err != nil {
+		return err
+	}
+	if err := checkInt("exp", v.Exp, 0, 253402300799); err != nil {
+		return err
+	}
+	if err := checkInt("iat", v.Iat, 0, 253402300799); err != nil {
+		return err
+	}
+	if err := checkString("iss", v.Iss, 56, 64, nil); err != nil {
+		return err
+	}
+	if err := checkString("jti", v.Jti, 0, -1, pattern8); err != nil {
+		return err
+	}
+	if err := checkInt("ksn", v.Ksn, 0, 30); err != nil {
+		return err
+	}
+	if err := checkInt("nbf", v.Nbf, 0, 253402300799); err != nil {
+		return err
+	}
+	if v.Prf != "" {
+		if err := checkString("prf", v.Prf, 43, 43, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkInt("rfs", v.Rfs, 0, 2592000); err != nil {
+		return err
+	}
+	if err := checkLen("scp", len(v.Scp), 1, 32); err != nil {
+		return err
+	}
+	for i := range v.Scp {
+		if err := checkString(index("scp", i), v.Scp[i], 1, 512, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkString("sub", v.Sub, 56, 64, nil); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-cap/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *CapabilityToken) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"aud\":"...)
+	dst = jcs.AppendString(dst, v.Aud)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"cst\":"...)
+	dst = append(dst, '[')
+	for i := range v.Cst {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = v.Cst[i].AppendCanonical(dst)
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"dlg\":"...)
+	dst = jcs.AppendInt(dst, v.Dlg)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"exp\":"...)
+	dst = jcs.AppendInt(dst, v.Exp)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"iat\":"...)
+	dst = jcs.AppendInt(dst, v.Iat)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"iss\":"...)
+	dst = jcs.AppendString(dst, v.Iss)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"jti\":"...)
+	dst = jcs.AppendString(dst, v.Jti)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"ksn\":"...)
+	dst = jcs.AppendInt(dst, v.Ksn)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"nbf\":"...)
+	dst = jcs.AppendInt(dst, v.Nbf)
+	if v.Prf != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"prf\":"...)
+		dst = jcs.AppendString(dst, v.Prf)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"rfs\":"...)
+	dst = jcs.AppendInt(dst, v.Rfs)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"scp\":"...)
+	dst = append(dst, '[')
+	for i := range v.Scp {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Scp[i])
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"sub\":"...)
+	dst = jcs.AppendString(dst, v.Sub)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseCapabilityToken reads a CapabilityToken from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseCapabilityToken(data []byte) (*CapabilityToken, error) {
+	v := new(CapabilityToken)
+	if err := parse("capability-token", data, 6144, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeCapabilityToken reads a CapabilityToken from its canonical bytes and refuses any other.
+func DecodeCapabilityToken(data []byte) (*CapabilityToken, error) {
+	v := new(CapabilityToken)
+	if err := decode("capability-token", data, 6144, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// Constraint is one condition. Which members stand beside op is said for each op in spec/capability.md; an op that a reader does not know denies.
+type Constraint struct {
+	// JSON pointer (RFC 6901) of the argument that is meant, at most four deep.
+	Arg  string  `json:"arg,omitzero"`
+	Bool *bool   `json:"bool,omitzero"`
+	Ints []int64 `json:"ints,omitzero"`
+	Max  *int64  `json:"max,omitzero"`
+	Min  *int64  `json:"min,omitzero"`
+	N    *int64  `json:"n,omitzero"`
+	Op   string  `json:"op"`
+	// Seconds.
+	Per  *int64   `json:"per,omitzero"`
+	Strs []string `json:"strs,omitzero"`
+	Unit string   `json:"unit,omitzero"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Constraint) Validate() error {
+	if v.Arg != "" {
+		if err := checkString("arg", v.Arg, 2, 256, nil); err != nil {
+			return err
+		}
+	}
+	if v.Bool != nil {
+	}
+	if len(v.Ints) > 0 {
+		if err := checkLen("ints", len(v.Ints), 1, 256); err != nil {
+			return err
+		}
+		for i := range v.Ints {
+			if err := checkInt(index("ints", i), v.Ints[i], -9007199254740991, 9007199254740991); err != nil {
+				return err
+			}
+		}
+	}
+	if v.Max != nil {
+		if err := checkInt("max", *v.Max, -9007199254740991, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.Min != nil {
+		if err := checkInt("min", *v.Min, -9007199254740991, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.N != nil {
+		if err := checkInt("n", *v.N, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if err := checkString("op", v.Op, 1, 16, nil); err != nil {
+		return err
+	}
+	if v.Per != nil {
+		if err := checkInt("per", *v.Per, 1, 2592000); err != nil {
+			return err
+		}
+	}
+	if len(v.Strs) > 0 {
+		if err := checkLen("strs", len(v.Strs), 1, 256); err != nil {
+			return err
+		}
+		for i := range v.Strs {
+			if err := checkString(index("strs", i), v.Strs[i], 0, 1024, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if v.Unit != "" {
+		if err := checkString("unit", v.Unit, 1, 32, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Constraint) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.Arg != "" {
+		dst = append(dst, "\"arg\":"...)
+		dst = jcs.AppendString(dst, v.Arg)
+	}
+	if v.Bool != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"bool\":"...)
+		dst = jcs.AppendBool(dst, *v.Bool)
+	}
+	if len(v.Ints) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"ints\":"...)
+		dst = append(dst, '[')
+		for i := range v.Ints {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendInt(dst, v.Ints[i])
+		}
+		dst = append(dst, ']')
+	}
+	if v.Max != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"max\":"...)
+		dst = jcs.AppendInt(dst, *v.Max)
+	}
+	if v.Min != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"min\":"...)
+		dst = jcs.AppendInt(dst, *v.Min)
+	}
+	if v.N != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"n\":"...)
+		dst = jcs.AppendInt(dst, *v.N)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"op\":"...)
+	dst = jcs.AppendString(dst, v.Op)
+	if v.Per != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"per\":"...)
+		dst = jcs.AppendInt(dst, *v.Per)
+	}
+	if len(v.Strs) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"strs\":"...)
+		dst = append(dst, '[')
+		for i := range v.Strs {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Strs[i])
+		}
+		dst = append(dst, ']')
+	}
+	if v.Unit != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"unit\":"...)
+		dst = jcs.AppendString(dst, v.Unit)
+	}
+	return append(dst, '}')
+}
+
 // DIDDocument is a DID document (DID 1.1) in the form that Talos publishes: Multikey verification methods and
 // endpoints as lists of strings. At most 8 KiB.
 type DIDDocument struct {
@@ -559,7 +919,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.AssertionMethod {
-		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern8); err != nil {
+		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern9); err != nil {
 			return err
 		}
 	}
@@ -567,7 +927,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.Authentication {
-		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern8); err != nil {
+		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern9); err != nil {
 			return err
 		}
 	}
@@ -575,7 +935,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityDelegation {
-		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern8); err != nil {
+		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern9); err != nil {
 			return err
 		}
 	}
@@ -583,7 +943,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityInvocation {
-		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern8); err != nil {
+		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern9); err != nil {
 			return err
 		}
 	}
@@ -594,7 +954,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.KeyAgreement {
-		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern8); err != nil {
+		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern9); err != nil {
 			return err
 		}
 	}
@@ -778,7 +1138,7 @@ type DIDState struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *DIDState) Validate() error {
-	if err := checkString("did", v.DID, 0, -1, pattern9); err != nil {
+	if err := checkString("did", v.DID, 0, -1, pattern10); err != nil {
 		return err
 	}
 	if v.Doc != nil {
@@ -1079,14 +1439,14 @@ type EvidenceMessage struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *EvidenceMessage) Validate() error {
-	if err := checkString("evidence", v.Evidence, 0, 32768, pattern10); err != nil {
+	if err := checkString("evidence", v.Evidence, 0, 32768, pattern11); err != nil {
 		return err
 	}
 	if err := checkLen("states", len(v.States), 1, 2); err != nil {
 		return err
 	}
 	for i := range v.States {
-		if err := checkString(index("states", i), v.States[i], 0, 21846, pattern10); err != nil {
+		if err := checkString(index("states", i), v.States[i], 0, 21846, pattern11); err != nil {
 			return err
 		}
 	}
@@ -1166,7 +1526,7 @@ type KeyEvent struct {
 // Validate reports the first member that is not as the schema says.
 func (v *KeyEvent) Validate() error {
 	if v.DID != "" {
-		if err := checkString("did", v.DID, 0, -1, pattern9); err != nil {
+		if err := checkString("did", v.DID, 0, -1, pattern10); err != nil {
 			return err
 		}
 	}
@@ -1178,7 +1538,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.K {
-			if err := checkString(index("k", i), v.K[i], 0, -1, pattern11); err != nil {
+			if err := checkString(index("k", i), v.K[i], 0, -1, pattern12); err != nil {
 				return err
 			}
 		}
@@ -1193,7 +1553,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.N {
-			if err := checkString(index("n", i), v.N[i], 0, -1, pattern12); err != nil {
+			if err := checkString(index("n", i), v.N[i], 0, -1, pattern13); err != nil {
 				return err
 			}
 		}
@@ -1204,7 +1564,7 @@ func (v *KeyEvent) Validate() error {
 		}
 	}
 	if v.P != "" {
-		if err := checkString("p", v.P, 0, -1, pattern12); err != nil {
+		if err := checkString("p", v.P, 0, -1, pattern13); err != nil {
 			return err
 		}
 	}
@@ -1338,7 +1698,7 @@ func (v *KeySignature) Validate() error {
 	if err := checkInt("i", v.I, 0, 4); err != nil {
 		return err
 	}
-	if err := checkString("s", v.S, 0, -1, pattern13); err != nil {
+	if err := checkString("s", v.S, 0, -1, pattern14); err != nil {
 		return err
 	}
 	return nil
@@ -1373,11 +1733,11 @@ func (v *KeystoreFile) Validate() error {
 		return err
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern14); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern15); err != nil {
 			return err
 		}
 	}
-	if err := checkString("sealed", v.Sealed, 54, 65000, pattern10); err != nil {
+	if err := checkString("sealed", v.Sealed, 54, 65000, pattern11); err != nil {
 		return err
 	}
 	if err := checkEnum("v", v.V, "talos-keystore/1"); err != nil {
@@ -1454,7 +1814,9 @@ type NodeConfig struct {
 	// Name of the network; nodes of other names are never met.
 	Network string   `json:"network"`
 	Roles   []string `json:"roles"`
-	V       string   `json:"v"`
+	// What agents may do that have shown no capability: ask for one, or also send messages. Ask if absent.
+	Strangers string `json:"strangers,omitzero"`
+	V         string `json:"v"`
 }
 
 // Validate reports the first member that is not as the schema says.
@@ -1464,7 +1826,7 @@ func (v *NodeConfig) Validate() error {
 			return err
 		}
 		for i := range v.Anchors {
-			if err := checkString(index("anchors", i), v.Anchors[i], 0, -1, pattern9); err != nil {
+			if err := checkString(index("anchors", i), v.Anchors[i], 0, -1, pattern10); err != nil {
 				return err
 			}
 		}
@@ -1480,7 +1842,7 @@ func (v *NodeConfig) Validate() error {
 		}
 	}
 	if v.API != "" {
-		if err := checkString("api", v.API, 0, -1, pattern15); err != nil {
+		if err := checkString("api", v.API, 0, -1, pattern16); err != nil {
 			return err
 		}
 	}
@@ -1537,7 +1899,7 @@ func (v *NodeConfig) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("network", v.Network, 0, -1, pattern16); err != nil {
+	if err := checkString("network", v.Network, 0, -1, pattern17); err != nil {
 		return err
 	}
 	if err := checkLen("roles", len(v.Roles), 1, 3); err != nil {
@@ -1545,6 +1907,11 @@ func (v *NodeConfig) Validate() error {
 	}
 	for i := range v.Roles {
 		if err := checkEnum(index("roles", i), v.Roles[i], "agent", "bootstrap", "anchor"); err != nil {
+			return err
+		}
+	}
+	if v.Strangers != "" {
+		if err := checkEnum("strangers", v.Strangers, "ask", "message"); err != nil {
 			return err
 		}
 	}
@@ -1681,6 +2048,13 @@ func (v *NodeConfig) AppendCanonical(dst []byte) []byte {
 		dst = jcs.AppendString(dst, v.Roles[i])
 	}
 	dst = append(dst, ']')
+	if v.Strangers != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"strangers\":"...)
+		dst = jcs.AppendString(dst, v.Strangers)
+	}
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
 	}
@@ -1745,7 +2119,7 @@ func (v *ProofBundle) Validate() error {
 	if err := checkInt("index", v.Index, 0, 9007199254740991); err != nil {
 		return err
 	}
-	if err := checkString("leaf", v.Leaf, 0, -1, pattern17); err != nil {
+	if err := checkString("leaf", v.Leaf, 0, -1, pattern18); err != nil {
 		return err
 	}
 	if v.Prior != nil {
@@ -1771,7 +2145,7 @@ func (v *ProofBundle) Validate() error {
 			return err
 		}
 		for i := range v.States {
-			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern10); err != nil {
+			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern11); err != nil {
 				return err
 			}
 		}
@@ -1876,6 +2250,267 @@ func DecodeProofBundle(data []byte) (*ProofBundle, error) {
 	return v, nil
 }
 
+// Revocation is the payload of a revocation record: one entry in its issuer's log of what it takes back. It has exactly one of tid, jti, below, sub.
+type Revocation struct {
+	// All tokens of this issuer whose ksn is smaller, and all below them.
+	Below *int64 `json:"below,omitzero"`
+	// When it was made, Unix seconds.
+	Iat int64 `json:"iat"`
+	// Whose log this is: an issuer of the chain, or the subject, who gives back.
+	Iss string `json:"iss"`
+	// The token of this issuer with this jti, and all below it.
+	Jti string `json:"jti,omitzero"`
+	// The number of the issuer's key event whose keys signed; 0 for a did:key.
+	Ksn int64 `json:"ksn"`
+	// The id of the record before; absent in the first.
+	Prev string `json:"prev,omitzero"`
+	// The number of the record in the log, from 1.
+	Seq int64 `json:"seq"`
+	// All tokens of this issuer for this subject that were made until iat, and all below them.
+	Sub string `json:"sub,omitzero"`
+	// This token, and all below it.
+	Tid string `json:"tid,omitzero"`
+	// From when on its effect may be forgotten: not before what it revokes has expired.
+	Until int64  `json:"until"`
+	V     string `json:"v"`
+	Why   string `json:"why"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Revocation) Validate() error {
+	if v.Below != nil {
+		if err := checkInt("below", *v.Below, 1, 30); err != nil {
+			return err
+		}
+	}
+	if err := checkInt("iat", v.Iat, 0, 253402300799); err != nil {
+		return err
+	}
+	if err := checkString("iss", v.Iss, 56, 64, nil); err != nil {
+		return err
+	}
+	if v.Jti != "" {
+		if err := checkString("jti", v.Jti, 0, -1, pattern8); err != nil {
+			return err
+		}
+	}
+	if err := checkInt("ksn", v.Ksn, 0, 30); err != nil {
+		return err
+	}
+	if v.Prev != "" {
+		if err := checkString("prev", v.Prev, 43, 43, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkInt("seq", v.Seq, 1, 9007199254740991); err != nil {
+		return err
+	}
+	if v.Sub != "" {
+		if err := checkString("sub", v.Sub, 56, 64, nil); err != nil {
+			return err
+		}
+	}
+	if v.Tid != "" {
+		if err := checkString("tid", v.Tid, 43, 43, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkInt("until", v.Until, 0, 253402300799); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-rev/1"); err != nil {
+		return err
+	}
+	if err := checkEnum("why", v.Why, "ceased", "compromise", "misuse", "returned", "superseded", "unspecified"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Revocation) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.Below != nil {
+		dst = append(dst, "\"below\":"...)
+		dst = jcs.AppendInt(dst, *v.Below)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"iat\":"...)
+	dst = jcs.AppendInt(dst, v.Iat)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"iss\":"...)
+	dst = jcs.AppendString(dst, v.Iss)
+	if v.Jti != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"jti\":"...)
+		dst = jcs.AppendString(dst, v.Jti)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"ksn\":"...)
+	dst = jcs.AppendInt(dst, v.Ksn)
+	if v.Prev != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"prev\":"...)
+		dst = jcs.AppendString(dst, v.Prev)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"seq\":"...)
+	dst = jcs.AppendInt(dst, v.Seq)
+	if v.Sub != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"sub\":"...)
+		dst = jcs.AppendString(dst, v.Sub)
+	}
+	if v.Tid != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"tid\":"...)
+		dst = jcs.AppendString(dst, v.Tid)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"until\":"...)
+	dst = jcs.AppendInt(dst, v.Until)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"why\":"...)
+	dst = jcs.AppendString(dst, v.Why)
+	return append(dst, '}')
+}
+
+// ParseRevocation reads a Revocation from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseRevocation(data []byte) (*Revocation, error) {
+	v := new(Revocation)
+	if err := parse("revocation", data, 1024, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeRevocation reads a Revocation from its canonical bytes and refuses any other.
+func DecodeRevocation(data []byte) (*Revocation, error) {
+	v := new(Revocation)
+	if err := decode("revocation", data, 1024, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// RevocationHead is the payload of a head of a revocation log: at iat the log had seq records, the last of them with the id head. Signed again and again, it is the heartbeat.
+type RevocationHead struct {
+	// The id of the last record; absent in an empty log.
+	Head string `json:"head,omitzero"`
+	// When it was signed, Unix seconds.
+	Iat int64  `json:"iat"`
+	Iss string `json:"iss"`
+	Ksn int64  `json:"ksn"`
+	// How many records the log has.
+	Seq int64  `json:"seq"`
+	V   string `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *RevocationHead) Validate() error {
+	if v.Head != "" {
+		if err := checkString("head", v.Head, 43, 43, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkInt("iat", v.Iat, 0, 253402300799); err != nil {
+		return err
+	}
+	if err := checkString("iss", v.Iss, 56, 64, nil); err != nil {
+		return err
+	}
+	if err := checkInt("ksn", v.Ksn, 0, 30); err != nil {
+		return err
+	}
+	if err := checkInt("seq", v.Seq, 0, 9007199254740991); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-revhead/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *RevocationHead) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.Head != "" {
+		dst = append(dst, "\"head\":"...)
+		dst = jcs.AppendString(dst, v.Head)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"iat\":"...)
+	dst = jcs.AppendInt(dst, v.Iat)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"iss\":"...)
+	dst = jcs.AppendString(dst, v.Iss)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"ksn\":"...)
+	dst = jcs.AppendInt(dst, v.Ksn)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"seq\":"...)
+	dst = jcs.AppendInt(dst, v.Seq)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseRevocationHead reads a RevocationHead from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseRevocationHead(data []byte) (*RevocationHead, error) {
+	v := new(RevocationHead)
+	if err := parse("revocation-head", data, 512, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeRevocationHead reads a RevocationHead from its canonical bytes and refuses any other.
+func DecodeRevocationHead(data []byte) (*RevocationHead, error) {
+	v := new(RevocationHead)
+	if err := decode("revocation-head", data, 512, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // SendRequest asks a node to send a message. Exactly one of text and body_b64u is given.
 type SendRequest struct {
 	BodyB64u string `json:"body_b64u,omitzero"`
@@ -1886,7 +2521,7 @@ type SendRequest struct {
 // Validate reports the first member that is not as the schema says.
 func (v *SendRequest) Validate() error {
 	if v.BodyB64u != "" {
-		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern18); err != nil {
+		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern19); err != nil {
 			return err
 		}
 	}
@@ -1895,7 +2530,7 @@ func (v *SendRequest) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("to", v.To, 0, -1, pattern9); err != nil {
+	if err := checkString("to", v.To, 0, -1, pattern10); err != nil {
 		return err
 	}
 	return nil
@@ -1953,11 +2588,11 @@ type Service struct {
 // Validate reports the first member that is not as the schema says.
 func (v *Service) Validate() error {
 	if v.Digest != "" {
-		if err := checkString("digest", v.Digest, 0, -1, pattern12); err != nil {
+		if err := checkString("digest", v.Digest, 0, -1, pattern13); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern8); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern9); err != nil {
 		return err
 	}
 	if err := checkLen("serviceEndpoint", len(v.ServiceEndpoint), 1, 8); err != nil {
@@ -1968,7 +2603,7 @@ func (v *Service) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("type", v.Type, 0, -1, pattern19); err != nil {
+	if err := checkString("type", v.Type, 0, -1, pattern20); err != nil {
 		return err
 	}
 	return nil
@@ -2172,7 +2807,7 @@ func (v *Surface) Validate() error {
 			}
 		}
 	}
-	if err := checkString("id", v.ID, 0, -1, pattern20); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern21); err != nil {
 		return err
 	}
 	if err := checkEnum("kind", v.Kind, "agent", "model", "node", "tool", "topic"); err != nil {
@@ -2409,10 +3044,10 @@ func (v *VerificationMethod) Validate() error {
 	if err := checkString("controller", v.Controller, 0, 64, pattern0); err != nil {
 		return err
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern8); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern9); err != nil {
 		return err
 	}
-	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern21); err != nil {
+	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern22); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "Multikey"); err != nil {

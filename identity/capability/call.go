@@ -1,6 +1,8 @@
 package capability
 
 import (
+	"strings"
+
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 )
@@ -153,27 +155,22 @@ func (s Scope) Covers(c *Call) bool {
 }
 
 // coversPath is the one place where a pattern meets a path.
-func coversPath(t tail, base, path string, hasPath bool) bool {
+func coversPath[T string | []byte](t tail, base T, path string, hasPath bool) bool {
 	if t == anyResource {
 		return true
 	}
 	if !hasPath {
 		return false
 	}
-	if t == exactly {
-		return path == base
+	n := len(base)
+	if t == exactly || len(path) <= n {
+		return t != oneBelow && path == string(base)
 	}
-	below, ok := under(base, path)
-	if t == subtree || !ok {
-		return ok
-	}
-	if below == "" {
-		return false
-	}
-	for i := 0; i < len(below); i++ {
-		if below[i] == '/' {
+	if n > 0 {
+		if path[n] != '/' || path[:n] != string(base) {
 			return false
 		}
+		n++
 	}
-	return true
+	return t == subtree || strings.IndexByte(path[n:], '/') < 0
 }
