@@ -17,21 +17,22 @@ var (
 	pattern5  = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/{}*-]*$")
 	pattern6  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
 	pattern7  = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
-	pattern8  = regexp.MustCompile("^cap_[0-9a-f]{32}$")
-	pattern9  = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
-	pattern10 = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
+	pattern8  = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
+	pattern9  = regexp.MustCompile("^cap_[0-9a-f]{32}$")
+	pattern10 = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
 	pattern11 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
-	pattern12 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
-	pattern13 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
-	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
-	pattern15 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
-	pattern16 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
-	pattern17 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
-	pattern18 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
-	pattern19 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
-	pattern20 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
-	pattern21 = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
-	pattern22 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
+	pattern12 = regexp.MustCompile("^[a-z0-9_]{1,32}$")
+	pattern13 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
+	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
+	pattern15 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
+	pattern16 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
+	pattern17 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
+	pattern18 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
+	pattern19 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
+	pattern20 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
+	pattern21 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
+	pattern22 = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
+	pattern23 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
 )
 
 // AuditEvent is one entry of an agent's audit log: what happened, never what was said. Only the members here exist:
@@ -521,6 +522,90 @@ func (v *BundleHead) AppendCanonical(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// CapabilityRequest asks the owner of another node for a capability.
+type CapabilityRequest struct {
+	Hours int64 `json:"hours"`
+	// For the owner to read.
+	Reason string   `json:"reason,omitzero"`
+	Scopes []string `json:"scopes"`
+	To     string   `json:"to"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *CapabilityRequest) Validate() error {
+	if err := checkInt("hours", v.Hours, 1, 720); err != nil {
+		return err
+	}
+	if v.Reason != "" {
+		if err := checkString("reason", v.Reason, 0, 500, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkLen("scopes", len(v.Scopes), 1, 8); err != nil {
+		return err
+	}
+	for i := range v.Scopes {
+		if err := checkString(index("scopes", i), v.Scopes[i], 3, 512, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkString("to", v.To, 0, -1, pattern8); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *CapabilityRequest) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"hours\":"...)
+	dst = jcs.AppendInt(dst, v.Hours)
+	if v.Reason != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"reason\":"...)
+		dst = jcs.AppendString(dst, v.Reason)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"scopes\":"...)
+	dst = append(dst, '[')
+	for i := range v.Scopes {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Scopes[i])
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"to\":"...)
+	dst = jcs.AppendString(dst, v.To)
+	return append(dst, '}')
+}
+
+// ParseCapabilityRequest reads a CapabilityRequest from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseCapabilityRequest(data []byte) (*CapabilityRequest, error) {
+	v := new(CapabilityRequest)
+	if err := parse("capability-request", data, 16384, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeCapabilityRequest reads a CapabilityRequest from its canonical bytes and refuses any other.
+func DecodeCapabilityRequest(data []byte) (*CapabilityRequest, error) {
+	v := new(CapabilityRequest)
+	if err := decode("capability-request", data, 16384, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // CapabilityToken is the payload of a capability token: what its issuer lets its subject do at one executor. At most 6 KiB.
 type CapabilityToken struct {
 	// The one executor that may act on the token.
@@ -577,7 +662,7 @@ func (v *CapabilityToken) Validate() error {
 	if err := checkString("iss", v.Iss, 56, 64, nil); err != nil {
 		return err
 	}
-	if err := checkString("jti", v.Jti, 0, -1, pattern8); err != nil {
+	if err := checkString("jti", v.Jti, 0, -1, pattern9); err != nil {
 		return err
 	}
 	if err := checkInt("ksn", v.Ksn, 0, 30); err != nil {
@@ -919,7 +1004,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.AssertionMethod {
-		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern9); err != nil {
+		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern10); err != nil {
 			return err
 		}
 	}
@@ -927,7 +1012,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.Authentication {
-		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern9); err != nil {
+		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern10); err != nil {
 			return err
 		}
 	}
@@ -935,7 +1020,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityDelegation {
-		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern9); err != nil {
+		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern10); err != nil {
 			return err
 		}
 	}
@@ -943,7 +1028,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityInvocation {
-		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern9); err != nil {
+		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern10); err != nil {
 			return err
 		}
 	}
@@ -954,7 +1039,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.KeyAgreement {
-		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern9); err != nil {
+		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern10); err != nil {
 			return err
 		}
 	}
@@ -1138,7 +1223,7 @@ type DIDState struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *DIDState) Validate() error {
-	if err := checkString("did", v.DID, 0, -1, pattern10); err != nil {
+	if err := checkString("did", v.DID, 0, -1, pattern8); err != nil {
 		return err
 	}
 	if v.Doc != nil {
@@ -1500,6 +1585,299 @@ func DecodeEvidenceMessage(data []byte) (*EvidenceMessage, error) {
 	return v, nil
 }
 
+// ExplainRequest asks a node how it would decide of a capability and a call.
+type ExplainRequest struct {
+	Access string `json:"access"`
+	// The DID that would call.
+	By       string   `json:"by"`
+	Chain    string   `json:"chain"`
+	Kind     string   `json:"kind"`
+	Method   string   `json:"method,omitzero"`
+	Name     string   `json:"name"`
+	Resource []string `json:"resource,omitzero"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ExplainRequest) Validate() error {
+	if err := checkEnum("access", v.Access, "destructive", "read", "write"); err != nil {
+		return err
+	}
+	if err := checkString("by", v.By, 8, 64, nil); err != nil {
+		return err
+	}
+	if err := checkString("chain", v.Chain, 1, 16384, nil); err != nil {
+		return err
+	}
+	if err := checkEnum("kind", v.Kind, "agent", "model", "node", "tool", "topic"); err != nil {
+		return err
+	}
+	if v.Method != "" {
+		if err := checkString("method", v.Method, 0, 256, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkString("name", v.Name, 1, 256, nil); err != nil {
+		return err
+	}
+	if len(v.Resource) > 0 {
+		if err := checkLen("resource", len(v.Resource), 0, 16); err != nil {
+			return err
+		}
+		for i := range v.Resource {
+			if err := checkString(index("resource", i), v.Resource[i], 1, 256, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ExplainRequest) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"access\":"...)
+	dst = jcs.AppendString(dst, v.Access)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"by\":"...)
+	dst = jcs.AppendString(dst, v.By)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"chain\":"...)
+	dst = jcs.AppendString(dst, v.Chain)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"kind\":"...)
+	dst = jcs.AppendString(dst, v.Kind)
+	if v.Method != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"method\":"...)
+		dst = jcs.AppendString(dst, v.Method)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"name\":"...)
+	dst = jcs.AppendString(dst, v.Name)
+	if len(v.Resource) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"resource\":"...)
+		dst = append(dst, '[')
+		for i := range v.Resource {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Resource[i])
+		}
+		dst = append(dst, ']')
+	}
+	return append(dst, '}')
+}
+
+// ParseExplainRequest reads a ExplainRequest from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseExplainRequest(data []byte) (*ExplainRequest, error) {
+	v := new(ExplainRequest)
+	if err := parse("explain-request", data, 65536, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeExplainRequest reads a ExplainRequest from its canonical bytes and refuses any other.
+func DecodeExplainRequest(data []byte) (*ExplainRequest, error) {
+	v := new(ExplainRequest)
+	if err := decode("explain-request", data, 65536, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// GrantRequest asks a node to give a capability, or part of one that it holds.
+type GrantRequest struct {
+	BudgetMax *int64 `json:"budget_max,omitzero"`
+	// With budget_max: what may be spent.
+	BudgetUnit string `json:"budget_unit,omitzero"`
+	// How many further tokens may follow.
+	Delegations *int64 `json:"delegations,omitzero"`
+	// How old knowledge of revocations may be; 300 if absent.
+	FreshSeconds *int64 `json:"fresh_seconds,omitzero"`
+	MaxCalls     *int64 `json:"max_calls,omitzero"`
+	// With rate_seconds: so many calls in so many seconds.
+	RateCalls   *int64 `json:"rate_calls,omitzero"`
+	RateSeconds *int64 `json:"rate_seconds,omitzero"`
+	// For what the executor's registry calls read.
+	ReadOnly *bool    `json:"read_only,omitzero"`
+	Scopes   []string `json:"scopes"`
+	// How long it is valid.
+	Seconds int64 `json:"seconds"`
+	// The DID that may use it.
+	To string `json:"to"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *GrantRequest) Validate() error {
+	if v.BudgetMax != nil {
+		if err := checkInt("budget_max", *v.BudgetMax, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.BudgetUnit != "" {
+		if err := checkString("budget_unit", v.BudgetUnit, 0, -1, pattern12); err != nil {
+			return err
+		}
+	}
+	if v.Delegations != nil {
+		if err := checkInt("delegations", *v.Delegations, 0, 3); err != nil {
+			return err
+		}
+	}
+	if v.FreshSeconds != nil {
+		if err := checkInt("fresh_seconds", *v.FreshSeconds, 1, 2592000); err != nil {
+			return err
+		}
+	}
+	if v.MaxCalls != nil {
+		if err := checkInt("max_calls", *v.MaxCalls, 1, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.RateCalls != nil {
+		if err := checkInt("rate_calls", *v.RateCalls, 1, 1000000000); err != nil {
+			return err
+		}
+	}
+	if v.RateSeconds != nil {
+		if err := checkInt("rate_seconds", *v.RateSeconds, 1, 2592000); err != nil {
+			return err
+		}
+	}
+	if v.ReadOnly != nil {
+	}
+	if err := checkLen("scopes", len(v.Scopes), 1, 32); err != nil {
+		return err
+	}
+	for i := range v.Scopes {
+		if err := checkString(index("scopes", i), v.Scopes[i], 3, 512, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkInt("seconds", v.Seconds, 1, 2592000); err != nil {
+		return err
+	}
+	if err := checkString("to", v.To, 8, 64, nil); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *GrantRequest) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.BudgetMax != nil {
+		dst = append(dst, "\"budget_max\":"...)
+		dst = jcs.AppendInt(dst, *v.BudgetMax)
+	}
+	if v.BudgetUnit != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"budget_unit\":"...)
+		dst = jcs.AppendString(dst, v.BudgetUnit)
+	}
+	if v.Delegations != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"delegations\":"...)
+		dst = jcs.AppendInt(dst, *v.Delegations)
+	}
+	if v.FreshSeconds != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"fresh_seconds\":"...)
+		dst = jcs.AppendInt(dst, *v.FreshSeconds)
+	}
+	if v.MaxCalls != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"max_calls\":"...)
+		dst = jcs.AppendInt(dst, *v.MaxCalls)
+	}
+	if v.RateCalls != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"rate_calls\":"...)
+		dst = jcs.AppendInt(dst, *v.RateCalls)
+	}
+	if v.RateSeconds != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"rate_seconds\":"...)
+		dst = jcs.AppendInt(dst, *v.RateSeconds)
+	}
+	if v.ReadOnly != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"read_only\":"...)
+		dst = jcs.AppendBool(dst, *v.ReadOnly)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"scopes\":"...)
+	dst = append(dst, '[')
+	for i := range v.Scopes {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Scopes[i])
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"seconds\":"...)
+	dst = jcs.AppendInt(dst, v.Seconds)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"to\":"...)
+	dst = jcs.AppendString(dst, v.To)
+	return append(dst, '}')
+}
+
+// ParseGrantRequest reads a GrantRequest from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseGrantRequest(data []byte) (*GrantRequest, error) {
+	v := new(GrantRequest)
+	if err := parse("grant-request", data, 32768, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeGrantRequest reads a GrantRequest from its canonical bytes and refuses any other.
+func DecodeGrantRequest(data []byte) (*GrantRequest, error) {
+	v := new(GrantRequest)
+	if err := decode("grant-request", data, 32768, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // KeyEvent is one establishment event of a key log: icp (inception), rot (rotation) or end.
 type KeyEvent struct {
 	// The DID; absent in an inception, whose digest it is.
@@ -1526,7 +1904,7 @@ type KeyEvent struct {
 // Validate reports the first member that is not as the schema says.
 func (v *KeyEvent) Validate() error {
 	if v.DID != "" {
-		if err := checkString("did", v.DID, 0, -1, pattern10); err != nil {
+		if err := checkString("did", v.DID, 0, -1, pattern8); err != nil {
 			return err
 		}
 	}
@@ -1538,7 +1916,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.K {
-			if err := checkString(index("k", i), v.K[i], 0, -1, pattern12); err != nil {
+			if err := checkString(index("k", i), v.K[i], 0, -1, pattern13); err != nil {
 				return err
 			}
 		}
@@ -1553,7 +1931,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.N {
-			if err := checkString(index("n", i), v.N[i], 0, -1, pattern13); err != nil {
+			if err := checkString(index("n", i), v.N[i], 0, -1, pattern14); err != nil {
 				return err
 			}
 		}
@@ -1564,7 +1942,7 @@ func (v *KeyEvent) Validate() error {
 		}
 	}
 	if v.P != "" {
-		if err := checkString("p", v.P, 0, -1, pattern13); err != nil {
+		if err := checkString("p", v.P, 0, -1, pattern14); err != nil {
 			return err
 		}
 	}
@@ -1698,7 +2076,7 @@ func (v *KeySignature) Validate() error {
 	if err := checkInt("i", v.I, 0, 4); err != nil {
 		return err
 	}
-	if err := checkString("s", v.S, 0, -1, pattern14); err != nil {
+	if err := checkString("s", v.S, 0, -1, pattern15); err != nil {
 		return err
 	}
 	return nil
@@ -1733,7 +2111,7 @@ func (v *KeystoreFile) Validate() error {
 		return err
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern15); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern16); err != nil {
 			return err
 		}
 	}
@@ -1826,7 +2204,7 @@ func (v *NodeConfig) Validate() error {
 			return err
 		}
 		for i := range v.Anchors {
-			if err := checkString(index("anchors", i), v.Anchors[i], 0, -1, pattern10); err != nil {
+			if err := checkString(index("anchors", i), v.Anchors[i], 0, -1, pattern8); err != nil {
 				return err
 			}
 		}
@@ -1842,7 +2220,7 @@ func (v *NodeConfig) Validate() error {
 		}
 	}
 	if v.API != "" {
-		if err := checkString("api", v.API, 0, -1, pattern16); err != nil {
+		if err := checkString("api", v.API, 0, -1, pattern17); err != nil {
 			return err
 		}
 	}
@@ -1899,7 +2277,7 @@ func (v *NodeConfig) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("network", v.Network, 0, -1, pattern17); err != nil {
+	if err := checkString("network", v.Network, 0, -1, pattern18); err != nil {
 		return err
 	}
 	if err := checkLen("roles", len(v.Roles), 1, 3); err != nil {
@@ -2119,7 +2497,7 @@ func (v *ProofBundle) Validate() error {
 	if err := checkInt("index", v.Index, 0, 9007199254740991); err != nil {
 		return err
 	}
-	if err := checkString("leaf", v.Leaf, 0, -1, pattern18); err != nil {
+	if err := checkString("leaf", v.Leaf, 0, -1, pattern19); err != nil {
 		return err
 	}
 	if v.Prior != nil {
@@ -2263,7 +2641,8 @@ type Revocation struct {
 	// The number of the issuer's key event whose keys signed; 0 for a did:key.
 	Ksn int64 `json:"ksn"`
 	// The id of the record before; absent in the first.
-	Prev string `json:"prev,omitzero"`
+	Prev   string `json:"prev,omitzero"`
+	Reason string `json:"reason"`
 	// The number of the record in the log, from 1.
 	Seq int64 `json:"seq"`
 	// All tokens of this issuer for this subject that were made until iat, and all below them.
@@ -2273,7 +2652,6 @@ type Revocation struct {
 	// From when on its effect may be forgotten: not before what it revokes has expired.
 	Until int64  `json:"until"`
 	V     string `json:"v"`
-	Why   string `json:"why"`
 }
 
 // Validate reports the first member that is not as the schema says.
@@ -2290,7 +2668,7 @@ func (v *Revocation) Validate() error {
 		return err
 	}
 	if v.Jti != "" {
-		if err := checkString("jti", v.Jti, 0, -1, pattern8); err != nil {
+		if err := checkString("jti", v.Jti, 0, -1, pattern9); err != nil {
 			return err
 		}
 	}
@@ -2301,6 +2679,9 @@ func (v *Revocation) Validate() error {
 		if err := checkString("prev", v.Prev, 43, 43, nil); err != nil {
 			return err
 		}
+	}
+	if err := checkEnum("reason", v.Reason, "ceased", "compromise", "misuse", "returned", "superseded", "unspecified"); err != nil {
+		return err
 	}
 	if err := checkInt("seq", v.Seq, 1, 9007199254740991); err != nil {
 		return err
@@ -2319,9 +2700,6 @@ func (v *Revocation) Validate() error {
 		return err
 	}
 	if err := checkEnum("v", v.V, "talos-rev/1"); err != nil {
-		return err
-	}
-	if err := checkEnum("why", v.Why, "ceased", "compromise", "misuse", "returned", "superseded", "unspecified"); err != nil {
 		return err
 	}
 	return nil
@@ -2366,6 +2744,11 @@ func (v *Revocation) AppendCanonical(dst []byte) []byte {
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
 	}
+	dst = append(dst, "\"reason\":"...)
+	dst = jcs.AppendString(dst, v.Reason)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
 	dst = append(dst, "\"seq\":"...)
 	dst = jcs.AppendInt(dst, v.Seq)
 	if v.Sub != "" {
@@ -2392,11 +2775,6 @@ func (v *Revocation) AppendCanonical(dst []byte) []byte {
 	}
 	dst = append(dst, "\"v\":"...)
 	dst = jcs.AppendString(dst, v.V)
-	if dst[len(dst)-1] != '{' {
-		dst = append(dst, ',')
-	}
-	dst = append(dst, "\"why\":"...)
-	dst = jcs.AppendString(dst, v.Why)
 	return append(dst, '}')
 }
 
@@ -2521,7 +2899,7 @@ type SendRequest struct {
 // Validate reports the first member that is not as the schema says.
 func (v *SendRequest) Validate() error {
 	if v.BodyB64u != "" {
-		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern19); err != nil {
+		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern20); err != nil {
 			return err
 		}
 	}
@@ -2530,7 +2908,7 @@ func (v *SendRequest) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("to", v.To, 0, -1, pattern10); err != nil {
+	if err := checkString("to", v.To, 0, -1, pattern8); err != nil {
 		return err
 	}
 	return nil
@@ -2588,11 +2966,11 @@ type Service struct {
 // Validate reports the first member that is not as the schema says.
 func (v *Service) Validate() error {
 	if v.Digest != "" {
-		if err := checkString("digest", v.Digest, 0, -1, pattern13); err != nil {
+		if err := checkString("digest", v.Digest, 0, -1, pattern14); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern9); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern10); err != nil {
 		return err
 	}
 	if err := checkLen("serviceEndpoint", len(v.ServiceEndpoint), 1, 8); err != nil {
@@ -2603,7 +2981,7 @@ func (v *Service) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("type", v.Type, 0, -1, pattern20); err != nil {
+	if err := checkString("type", v.Type, 0, -1, pattern21); err != nil {
 		return err
 	}
 	return nil
@@ -2807,7 +3185,7 @@ func (v *Surface) Validate() error {
 			}
 		}
 	}
-	if err := checkString("id", v.ID, 0, -1, pattern21); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern22); err != nil {
 		return err
 	}
 	if err := checkEnum("kind", v.Kind, "agent", "model", "node", "tool", "topic"); err != nil {
@@ -3044,10 +3422,10 @@ func (v *VerificationMethod) Validate() error {
 	if err := checkString("controller", v.Controller, 0, 64, pattern0); err != nil {
 		return err
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern9); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern10); err != nil {
 		return err
 	}
-	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern22); err != nil {
+	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern23); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "Multikey"); err != nil {

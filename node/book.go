@@ -5,8 +5,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
+	"github.com/talosprotocol/talos/identity/capability"
+	"github.com/talosprotocol/talos/node/authority"
 	"github.com/talosprotocol/talos/node/directory"
 	"github.com/talosprotocol/talos/node/gate"
 )
@@ -38,15 +42,44 @@ func (b book) Enter(ctx context.Context, e gate.Event, rows []gate.Spent) (strin
 	return ev.ID, err
 }
 
-// authority says who may do what: the owner everything; the others what their grants
-// cover.
-type authority struct{ n *Node }
+// door is the gate as sessions see it.
+type door struct{ n *Node }
 
-func (a authority) Decide(_ context.Context, _ time.Time, r *gate.Request, _ gate.Call) (gate.Decision, error) {
-	if r.Who.Proof == gate.Owner {
-		return gate.Decision{Grant: "owner"}, nil
+func (d door) Admit(ctx context.Context, did identity.DID, id peer.ID, what string) error {
+	_, err := d.n.gate.Check(ctx, &gate.Request{
+		Surface: what, Who: gate.Principal{DID: did, Proof: gate.Channel, Session: string(id)}, Peer: did,
+		Params: map[string]string{"self": string(d.n.DID())},
+	})
+	return err
+}
+
+func (d door) Present(ctx context.Context, id peer.ID, did identity.DID, again bool) error {
+	return d.n.powers.Present(ctx, id, did, again)
+}
+
+// signer signs as the node's DID, with its control key.
+func (n *Node) signer() (capability.Signer, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	k, err := n.home.keyset()
+	if err != nil {
+		return capability.Signer{}, err
 	}
-	return gate.Decision{}, contracts.Errorf(contracts.NoCapability, "%s has shown no capability for %s", r.Who.Subject(), r.Surface)
+	return capability.Signer{DID: n.home.DID(), KSN: n.home.State.SN, Key: k.control.Ed25519()}, nil
+}
+
+// openPowers starts what the node knows of who may do what.
+func (n *Node) openPowers(ctx context.Context) (err error) {
+	n.powers, err = authority.New(ctx, authority.Config{
+		Signer: n.signer, Strangers: n.home.Config.Strangers, Rows: n.store.Table(), Revocations: n.store.Revocations(),
+		Record: func(ctx context.Context, typ string, to identity.DID, token capability.TokenID) error {
+			ev := n.proofs.NewEvent(typ)
+			ev.Peer, ev.Capability, ev.Outcome = string(to), token.String(), "ok"
+			_, err := n.proofs.Append(ctx, ev)
+			return err
+		},
+	}, n.host, n.dir, n.gossip, n.log, time.Now)
+	return err
 }
 
 // invocationKey finds the key that signs requests for a DID.
@@ -67,7 +100,10 @@ func (n *Node) invocationKey(ctx context.Context, keyID string) (identity.DID, i
 }
 
 // openGate makes the door.
-func (n *Node) openGate() error {
+func (n *Node) openGate(ctx context.Context) error {
+	if err := n.openPowers(ctx); err != nil {
+		return err
+	}
 	reg, err := gate.NewRegistry(contracts.Surfaces())
 	if err != nil {
 		return err
@@ -78,7 +114,7 @@ func (n *Node) openGate() error {
 	}
 	ledger := gate.NewLedger()
 	ledger.Load(rows)
-	n.gate = gate.New(gate.Options{Registry: reg, Authority: authority{n}, Book: book{n}, Ledger: ledger, Log: n.log, Now: time.Now})
+	n.gate = gate.New(gate.Options{Registry: reg, Authority: n.powers, Book: book{n}, Ledger: ledger, Log: n.log, Now: time.Now})
 	return nil
 }
 

@@ -5,8 +5,10 @@ import (
 
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
+	"github.com/talosprotocol/talos/node/authority"
 	"github.com/talosprotocol/talos/node/directory"
 	"github.com/talosprotocol/talos/node/evidence"
+	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/p2p"
 	"github.com/talosprotocol/talos/node/session"
 )
@@ -51,6 +53,12 @@ func (n *Node) Inbox(ctx context.Context, after uint64, limit int, wait bool) ([
 		}
 	}
 }
+
+// Gate gives the door that whatever is done for others must pass.
+func (n *Node) Gate() *gate.Gate { return n.gate }
+
+// Powers gives the capabilities of the node.
+func (n *Node) Powers() *authority.Service { return n.powers }
 
 // Sessions gives the manager of conversations, nil unless the node is an agent.
 func (n *Node) Sessions() *session.Manager { return n.talks }

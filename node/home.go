@@ -67,6 +67,7 @@ type InitOptions struct {
 	Anchors   []string
 	API       string // a port of 127.0.0.1 that is free
 	Interval  int64  // seconds between checkpoints; 0: 60
+	Strangers string // what agents without a capability may do: "ask", or "message" too; message on a local network
 }
 
 // Init makes a home with new keys and a new DID. It refuses a folder that has one.
@@ -107,6 +108,9 @@ func (o InitOptions) config() *contracts.NodeConfig {
 	}
 	if len(c.Roles) == 0 {
 		c.Roles = []string{"agent"}
+	}
+	if c.Strangers = o.Strangers; c.Strangers == "" && c.Kind == "local" {
+		c.Strangers = "message"
 	}
 	if len(c.Listen) == 0 {
 		host := "0.0.0.0"

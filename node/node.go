@@ -23,6 +23,7 @@ import (
 	"github.com/talosprotocol/talos/gossip"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/api"
+	"github.com/talosprotocol/talos/node/authority"
 	"github.com/talosprotocol/talos/node/directory"
 	"github.com/talosprotocol/talos/node/evidence"
 	"github.com/talosprotocol/talos/node/gate"
@@ -48,6 +49,7 @@ type Node struct {
 	proofs  *evidence.Service
 	talks   *session.Manager // nil unless the node is an agent
 	gate    *gate.Gate
+	powers  *authority.Service
 	api     *api.Server
 	mu      sync.Mutex // guards home after New
 }
@@ -119,11 +121,11 @@ func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *
 	if err = n.openEvidence(ctx, keys); err != nil { // what I can prove
 		return n, err
 	}
-	if err = n.openGate(); err != nil { // who may do what
+	if err = n.openGate(ctx); err != nil { // who may do what
 		return n, err
 	}
 	if home.Has("agent") { // with whom I talk
-		if n.talks, err = session.New(n.host, n.dir, n.store.Session(), session.Keys{Agreement: keys.agreement, Invocation: keys.invocation}, recorder{n}, log, time.Now); err != nil {
+		if n.talks, err = session.New(n.host, n.dir, n.store.Session(), session.Keys{Agreement: keys.agreement, Invocation: keys.invocation}, recorder{n}, door{n}, log, time.Now); err != nil {
 			return n, err
 		}
 	}
@@ -216,6 +218,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.dir.Run(ctx) })
 	g.Go(func() error { return n.keepState(ctx) })
 	g.Go(func() error { return n.keepPeers(ctx) })
+	g.Go(func() error { return n.powers.Run(ctx) })
 	if n.proofs.Log().Err() == nil {
 		g.Go(func() error { return n.proofs.Run(ctx) })
 	}

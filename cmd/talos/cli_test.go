@@ -228,3 +228,63 @@ func TestDoctorAndHelp(t *testing.T) {
 		}
 	}
 }
+
+// Two strangers get going: one asks, the other approves, the first may, until it is
+// taken back. What was accepted meanwhile arrives later.
+func TestCapabilities(t *testing.T) {
+	dir := tempDir(t)
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	ok(t, "init", "--home", a, "--kind", "local", "--role", "bootstrap,anchor,agent", "--strangers", "ask")
+	didA, addr, _ := up(t, "--home", a)
+	didB, _, _ := up(t, "--home", b, "--kind", "local", "--bootstrap", addr, "--anchor", didA)
+	wait(t, "readiness", func() bool { return strings.Contains(ok(t, "status", "--home", b), "ready") })
+
+	scope := "agent:" + didA + "/method:send"
+	r := talos(t, "send", "--home", b, didA, "hello")
+	if r.code == 0 || !strings.Contains(r.err, "NO_CAPABILITY") {
+		t.Fatalf("a stranger may send: %s%s", r.out, r.err)
+	}
+	ok(t, "cap", "request", "--home", b, didA, "--scope", scope, "--why", "to say hello")
+	if out := ok(t, "cap", "requests", "--home", a); !strings.Contains(out, didB) || !strings.Contains(out, "to say hello") {
+		t.Fatalf("requests: %s", out)
+	}
+	if out := ok(t, "cap", "approve", "--home", a, "1"); !strings.Contains(out, "its node has it") {
+		t.Fatalf("approve: %s", out)
+	}
+	if out := ok(t, "send", "--home", b, "--wait", "20s", didA, "hello"); !strings.Contains(out, "delivered") {
+		t.Fatalf("with a capability: %s", out)
+	}
+	var held struct {
+		Held []struct{ ID, Chain string } `json:"held"`
+	}
+	if err := json.Unmarshal([]byte(ok(t, "cap", "list", "--home", b, "--json")), &held); err != nil || len(held.Held) != 1 {
+		t.Fatalf("wallet: %+v, %v", held, err)
+	}
+	token := held.Held[0]
+	if out := ok(t, "cap", "inspect", token.Chain); !strings.Contains(out, token.ID) || !strings.Contains(out, didB) {
+		t.Errorf("inspect: %s", out)
+	}
+	ok(t, "cap", "explain", "--home", a, "--token", token.Chain, "--call", scope)
+	r = talos(t, "cap", "explain", "--home", a, "--token", token.Chain, "--call", "agent:"+didA+"/method:delete")
+	if r.code == 0 || !strings.Contains(r.out, "scope") {
+		t.Errorf("explaining a denial: exit %d: %s", r.code, r.out)
+	}
+	t.Logf("explained:\n%s", r.out)
+
+	ok(t, "cap", "revoke", "--home", a, token.ID, "--why", "misuse")
+	if out := ok(t, "send", "--home", b, "--wait", "1s", didA, "later"); strings.Contains(out, "delivered") {
+		t.Errorf("after the revocation: %s", out)
+	}
+	ok(t, "cap", "grant", "--home", a, didB, "--scope", scope, "--for", "1h")
+	got := ""
+	wait(t, "the message that waited", func() bool {
+		got += ok(t, "listen", "--home", a, "-n", "1")
+		return strings.Contains(got, "later")
+	})
+	events := ok(t, "audit", "list", "--home", a)
+	for _, want := range []string{"cap_grant", "cap_revoke"} {
+		if !strings.Contains(events, want) {
+			t.Errorf("no %s in the log:\n%s", want, events)
+		}
+	}
+}

@@ -84,11 +84,11 @@ Start here:
 	}
 	root.PersistentFlags().StringVar(&a.home, "home", defaultHome(), "folder of the node's keys, identity and store (or TALOS_HOME)")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON, for programs")
-	root.AddGroup(&cobra.Group{ID: "node", Title: "Run a node:"}, &cobra.Group{ID: "use", Title: "Use a running node:"}, &cobra.Group{ID: "proof", Title: "Evidence and keys:"})
+	root.AddGroup(&cobra.Group{ID: "node", Title: "Run a node:"}, &cobra.Group{ID: "use", Title: "Use a running node:"}, &cobra.Group{ID: "proof", Title: "Evidence, keys and authority:"})
 	for group, cmds := range map[string][]*cobra.Command{
 		"node":  {a.initCmd(), a.upCmd(), a.testnetCmd(), a.doctorCmd()},
 		"use":   {a.statusCmd(), a.idCmd(), a.resolveCmd(), a.peersCmd(), a.sendCmd(), a.listenCmd(), a.sessionCmd()},
-		"proof": {a.auditCmd(), a.keyCmd()},
+		"proof": {a.auditCmd(), a.keyCmd(), a.capCmd()},
 	} {
 		for _, c := range cmds {
 			c.GroupID = group

@@ -41,6 +41,7 @@ files recovery.sealed and recovery.kek somewhere else than on this machine.`,
 	f.StringVar(&o.Network, "network", "talos", "name of the network")
 	f.StringVar(&o.Kind, "kind", "private", "public, private or local")
 	f.StringSliceVar(&o.Roles, "role", []string{"agent"}, "agent, bootstrap, anchor; more than one may be given")
+	f.StringVar(&o.Strangers, "strangers", "", "what agents without a capability may do: ask for one, or also message; message on a local network, else ask")
 	f.StringSliceVar(&o.Listen, "listen", nil, "multiaddrs to listen on (default: any port, TCP and QUIC)")
 	f.StringSliceVar(&o.Announce, "announce", nil, "multiaddrs to publish instead of those found")
 	f.StringSliceVar(&o.Bootstrap, "bootstrap", nil, "multiaddrs with /p2p/ of peers to begin with")

@@ -74,16 +74,19 @@ func ParseArgs(text []byte) (*Args, error) {
 	if d.PeekKind() != '{' {
 		return bad("they are one JSON object")
 	}
-	for {
+	for ended := 0; ; {
 		t, err := d.ReadToken()
 		if err == io.EOF {
 			break
 		}
-		if err != nil {
+		if err != nil || ended > 0 {
 			return bad("not JSON with each name once")
 		}
 		if d.StackDepth() > maxArgsDepth {
 			return bad("nested deeper than 32")
+		}
+		if d.StackDepth() == 0 {
+			ended++
 		}
 		// Between a name and its value an object's length is odd: that was the name.
 		if kind, n := d.StackIndex(d.StackDepth()); kind == '{' && n%2 == 1 || t.Kind() == '}' || t.Kind() == ']' || t.Kind() == '{' || t.Kind() == '[' {

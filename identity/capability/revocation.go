@@ -167,7 +167,7 @@ type Tip struct {
 func Revoke(s Signer, tip Tip, t Target, why string, until, now time.Time) (string, Tip, error) {
 	p := contracts.Revocation{
 		V: RecordVersion, Iss: string(s.DID), Ksn: s.KSN, Seq: tip.Seq + 1, Iat: now.Unix(), Until: until.Unix(),
-		Why: why, Jti: t.JTI, Sub: string(t.Subject),
+		Reason: why, Jti: t.JTI, Sub: string(t.Subject),
 	}
 	if tip.Seq > 0 {
 		p.Prev = tip.Last.String()

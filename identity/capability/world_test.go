@@ -180,3 +180,5 @@ func (w *world) head(a *agent, at time.Time) *capability.Head {
 func tokenID(text string) capability.TokenID {
 	return must(capability.ParseToken([]byte(text))).ID
 }
+
+func hash(s string) capability.TokenID { return sha256.Sum256([]byte(s)) }

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/base64"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -29,7 +30,7 @@ type route struct {
 // Routes gives each pattern and what answers it: all that the API does.
 func (s *Server) routes() map[string]route {
 	n := s.node
-	return map[string]route{
+	all := map[string]route{
 		"GET /health/live": {act: func(w http.ResponseWriter, _ *http.Request) error {
 			return write(w, http.StatusOK, map[string]bool{"live": true})
 		}},
@@ -59,6 +60,8 @@ func (s *Server) routes() map[string]route {
 		"POST /v1/keys/rotate":     {act: s.rotateKeys, reason: "rotated"},
 		"POST /v1/keys/deactivate": {act: s.deactivate, reason: "requested"},
 	}
+	maps.Copy(all, s.capabilityRoutes())
+	return all
 }
 
 // door lets a route's requests pass the gate.

@@ -87,7 +87,7 @@ func (m *member) durable(b *testing.B) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- d.log.Run(ctx) }()
-	if m.m, err = session.New(m.h, m.dir, d.st.Session(), m.keys, d, logger(b), m.now); err != nil {
+	if m.m, err = session.New(m.h, m.dir, d.st.Session(), m.keys, d, nil, logger(b), m.now); err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -36,6 +37,7 @@ type conversation struct {
 	turn     chan struct{}  // held by the one stream that is served
 	incoming network.Stream // the newest stream of the peer; guarded by m.mu
 	starting chan struct{}  // held by the one handshake that is begun
+	unseen   atomic.Bool    // the peer says that it has seen no capability of ours
 
 	mu     sync.Mutex
 	row    *conversationRow

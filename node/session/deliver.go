@@ -162,6 +162,9 @@ func (m *Manager) session(c *conversation, peer identity.DID) error {
 		return err
 	}
 	m.expect(id, c)
+	if err := m.door.Present(dial, id, peer, c.unseen.Swap(false)); err != nil {
+		m.log.Debug("showing capabilities", "peer", peer, "err", err)
+	}
 	if who.State != nil {
 		if err := c.voidFor(m.ctx, who.State); err != nil {
 			return err
@@ -185,7 +188,9 @@ func (m *Manager) session(c *conversation, peer identity.DID) error {
 	d := &delivery{m: m, c: c, peer: peer, s: s, acked: acked, answers: make(chan answer, pipeline), quit: make(chan struct{})}
 	defer close(d.quit)
 	m.work.Go(d.read)
-	return errors.Join(d.run(), c.flush(m.ctx))
+	err = d.run()
+	c.unseen.Store(contracts.CodeOf(err) == contracts.NoCapability)
+	return errors.Join(err, c.flush(m.ctx))
 }
 
 // delivery is one stream in use. run owns all fields; read only sends answers.
@@ -212,10 +217,12 @@ type answer struct {
 func (d *delivery) read() {
 	r := bufio.NewReader(d.s)
 	for {
-		b, err := p2p.ReadFrame(r, answerLen)
+		b, err := p2p.ReadFrame(r, maxDenial)
 		a := answer{err: err}
 		if err == nil {
-			if len(b) != answerLen || (b[0] != frameHave && b[0] != frameRefuse) {
+			if len(b) > 0 && b[0] == denied {
+				a.err = denial(b)
+			} else if len(b) != answerLen || (b[0] != frameHave && b[0] != frameRefuse) {
 				a.err = contracts.Errorf(contracts.Malformed, "an answer in no form that this node knows")
 			} else {
 				a.kind, a.next, a.taken = b[0], binary.BigEndian.Uint64(b[1:]), binary.BigEndian.Uint64(b[9:])

@@ -53,7 +53,15 @@ func (m *Manager) bundle(ctx context.Context, did identity.DID) (peer.ID, []byte
 	if err != nil {
 		return "", nil, err
 	}
-	raw, err := m.fetchBundle(ctx, id)
+	var raw []byte
+	for again := range 2 {
+		if err := m.door.Present(ctx, id, did, again == 1); err != nil {
+			m.log.Debug("showing capabilities", "peer", did, "err", err)
+		}
+		if raw, err = m.fetchBundle(ctx, id); contracts.CodeOf(err) != contracts.NoCapability {
+			break
+		}
+	}
 	if err != nil {
 		return "", nil, err
 	}

@@ -30,6 +30,22 @@ type Journal interface {
 	Record(ctx context.Context, bytes int, f func(Tx) error, events ...Event) error
 }
 
+// Door says what peers may do here, and shows them what this node may do there.
+type Door interface {
+	// Admit refuses what no grant of the peer covers, with the code that says why.
+	// what is the surface: a2a.session.open, or a2a.message.receive for frames.
+	Admit(ctx context.Context, did identity.DID, id peer.ID, what string) error
+	// Present shows a peer this node's capabilities for use there, once on a connection,
+	// and again if the peer says that it has seen none.
+	Present(ctx context.Context, id peer.ID, did identity.DID, again bool) error
+}
+
+// anybody is a door that is open.
+type anybody struct{}
+
+func (anybody) Admit(context.Context, identity.DID, peer.ID, string) error { return nil }
+func (anybody) Present(context.Context, peer.ID, identity.DID, bool) error { return nil }
+
 // Event is what happened to a session or message: names, numbers and hashes only.
 type Event struct {
 	Type           string // an event type of the audit-event schema
@@ -61,6 +77,7 @@ type Manager struct {
 	dir    *directory.Directory
 	store  Store
 	audit  Journal
+	door   Door
 	log    *slog.Logger
 	now    func() time.Time
 	ctx    context.Context // ends with Close
@@ -83,11 +100,14 @@ type Manager struct {
 }
 
 // New makes the manager, serves its streams on h, and goes on delivering what waits
-// in the outbox.
-func New(h *p2p.Host, dir *directory.Directory, store Store, keys Keys, audit Journal, log *slog.Logger, now func() time.Time) (*Manager, error) {
+// in the outbox. A door of nil lets anybody in.
+func New(h *p2p.Host, dir *directory.Directory, store Store, keys Keys, audit Journal, door Door, log *slog.Logger, now func() time.Time) (*Manager, error) {
+	if door == nil {
+		door = anybody{}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Manager{
-		h: h, dir: dir, store: store, keys: keys, audit: audit, log: log, now: now, ctx: ctx, cancel: cancel,
+		door: door, h: h, dir: dir, store: store, keys: keys, audit: audit, log: log, now: now, ctx: ctx, cancel: cancel,
 		conversations: map[string]*conversation{}, delivering: map[string]bool{}, listeners: map[chan struct{}]struct{}{}, fetches: map[string]*fetch{},
 		expected: map[peer.ID]*conversation{},
 	}

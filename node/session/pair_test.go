@@ -217,6 +217,7 @@ type member struct {
 
 	clock *atomic.Int64 // Unix ms, one for all members of a test
 	audit *events
+	door  session.Door
 	disk  *disk
 	store *handle
 	m     *session.Manager
@@ -360,7 +361,7 @@ func (m *member) open(t testing.TB, failAt int, persist bool) {
 	m.clock.Add(2 * session.FetchEvery.Milliseconds()) // prekeys are due again
 	m.store = &handle{disk: m.disk, failAt: failAt, persist: persist}
 	var err error
-	if m.m, err = session.New(m.h, m.dir, m.store, m.keys, m.audit, logger(t), m.now); err == nil {
+	if m.m, err = session.New(m.h, m.dir, m.store, m.keys, m.audit, m.door, logger(t), m.now); err == nil {
 		m.m.SetRetry(4 * time.Millisecond)
 		return
 	}

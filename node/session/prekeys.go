@@ -79,6 +79,9 @@ func (m *Manager) fetchBundle(ctx context.Context, id peer.ID) ([]byte, error) {
 	if err != nil {
 		return nil, contracts.Errorf(contracts.Unavailable, "the peer gives no prekeys now: %w", err)
 	}
+	if len(b) > 0 && b[0] == denied {
+		return nil, denial(b)
+	}
 	return b, nil
 }
 
@@ -100,6 +103,11 @@ func (m *Manager) servePrekeys(s network.Stream) {
 		return
 	}
 	bundle, err := m.issue(s.Conn().RemotePeer())
+	if mayTell(err) {
+		_ = p2p.WriteFrame(s, appendDenial(nil, err))
+		_ = s.Close()
+		return
+	}
 	if err != nil {
 		m.log.Info("prekeys refused", "peer", s.Conn().RemotePeer(), "err", err)
 		_ = s.ResetWithError(network.StreamRateLimited)
@@ -117,6 +125,9 @@ func (m *Manager) issue(id peer.ID) ([]byte, error) {
 	}
 	if who.State == nil {
 		return nil, contracts.Errorf(contracts.PeerNotBound, "prekeys are for peers with a did:talos")
+	}
+	if err := m.door.Admit(m.ctx, who.DID, id, openSurface); err != nil {
+		return nil, err
 	}
 	now := m.now()
 	if err := m.allow(id, now); err != nil {

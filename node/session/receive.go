@@ -5,7 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
+	"sync"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/ratchet"
@@ -31,14 +34,14 @@ func (c *conversation) open(frame []byte, now time.Time) (*ratchet.State, ratche
 // receive takes frames in their order: verified, durable with what they release and
 // their audit events in one transaction. taken is how many; err is the fault of the
 // one after them. The caller holds mu.
-func (c *conversation) receive(ctx context.Context, frames [][]byte) (taken int, msgs []Message, err error) {
+func (c *conversation) receive(ctx context.Context, from peer.ID, frames [][]byte) (taken int, msgs []Message, err error) {
 	if err := c.load(); err != nil {
 		return 0, nil, err
 	}
 	if c.row == nil {
 		return 0, nil, contracts.Errorf(contracts.SessionNotFound, "no session with this peer")
 	}
-	in := intake{c: c, now: c.m.now()}
+	in := intake{c: c, now: c.m.now(), admit: sync.OnceValue(func() error { return c.m.door.Admit(ctx, c.peer, from, receiveSurface) })}
 	var fault error
 	for _, frame := range frames {
 		if fault = in.frame(frame); fault != nil && contracts.CodeOf(fault) != contracts.FrameReplay {
@@ -92,6 +95,9 @@ type intake struct {
 	touched []ratchet.SessionID
 	rows    []write
 	bytes   int
+	// admit asks the door, once, when there is a message for the application: answers of
+	// the protocol need no leave, or nobody could talk to whom may not talk first.
+	admit func() error
 }
 
 // taken is an opened message and the range of numbers that it releases.
@@ -107,7 +113,13 @@ func (in *intake) frame(frame []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := in.take(id, m, sha256.Sum256(frame)); err != nil {
+	if m.Kind == ratchet.KindData {
+		err = in.admit()
+	}
+	if err == nil {
+		err = in.take(id, m, sha256.Sum256(frame))
+	}
+	if err != nil {
 		st.Discard()
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/node/directory"
@@ -104,6 +105,10 @@ func (m *Manager) takeFrames(s network.Stream, r *bufio.Reader, c *conversation)
 		switch {
 		case err == nil:
 			err = errors.Join(m.answer(s, frameHave, c, total), ended)
+		case mayTell(err): // the peer keeps it, and may send it when it may
+			m.log.Info("a message of a peer that may not send", "peer", c.peer, "err", err)
+			_ = m.answer(s, frameHave, c, total)
+			_ = p2p.WriteFrame(s, appendDenial(nil, err))
 		case refused(err):
 			m.log.Info("frame refused", "peer", c.peer, "err", err)
 			_ = m.answer(s, frameRefuse, c, total)
@@ -155,7 +160,7 @@ func (m *Manager) take(c *conversation, s network.Stream, frames [][]byte) (n in
 				run = append(run, f[1:])
 			}
 			k := 0
-			k, more, err = m.takeRun(c, run)
+			k, more, err = m.takeRun(c, s.Conn().RemotePeer(), run)
 			n += k
 		}
 		msgs = append(msgs, more...)
@@ -177,9 +182,9 @@ func refused(err error) bool {
 }
 
 // takeRun takes frames of the ratchet.
-func (m *Manager) takeRun(c *conversation, run [][]byte) (n int, msgs []Message, err error) {
+func (m *Manager) takeRun(c *conversation, from peer.ID, run [][]byte) (n int, msgs []Message, err error) {
 	c.mu.Lock()
-	n, msgs, err = c.receive(m.ctx, run)
+	n, msgs, err = c.receive(m.ctx, from, run)
 	c.mu.Unlock()
 	c.suspectIf(err)
 	return n, msgs, err

@@ -1,0 +1,166 @@
+package node_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/identity"
+	"github.com/talosprotocol/talos/identity/capability"
+	"github.com/talosprotocol/talos/node"
+	"github.com/talosprotocol/talos/node/authority"
+	"github.com/talosprotocol/talos/node/gate"
+)
+
+// sendScope is the scope of sending messages to a DID.
+func sendScope(to identity.DID) string {
+	return "agent:" + strings.ReplaceAll(string(to), ":", "%3A") + "/method:send"
+}
+
+// may asks an executor's gate whether a node may send to it, after the node has shown
+// what its wallet holds.
+func may(t *testing.T, executor, who *running) contracts.Code {
+	t.Helper()
+	id, _, err := who.Directory().Connect(t.Context(), executor.DID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = who.Powers().Present(t.Context(), id, executor.DID(), false)
+	_, err = executor.Gate().Check(t.Context(), &gate.Request{
+		Surface: "a2a.message.receive", Params: map[string]string{"self": string(executor.DID())},
+		Who: gate.Principal{DID: who.DID(), Proof: gate.Channel, Session: string(peer.ID(who.Host().ID()))},
+	})
+	return contracts.CodeOf(err)
+}
+
+// Grant, use, delegate narrower, use, widen, revoke: denied within five seconds, and by a
+// node that was down during the revocation from its first request on. REV-1, GATE-2.
+func TestAuthorityAcrossNodes(t *testing.T) {
+	boot, anchors, _ := mesh(t, 1, 0)
+	home := func(strangers string) *node.Home {
+		return initHome(t, node.InitOptions{Bootstrap: addrs(boot), Anchors: []string{string(anchors[0].DID())}, Interval: 1, Strangers: strangers})
+	}
+	e, a, b, c := start(t, home("ask")), start(t, home("ask")), start(t, home("ask")), start(t, home("ask"))
+	for _, r := range []*running{e, a, b, c} {
+		wait(t, "readiness", func() bool { return r.Status().Ready })
+	}
+	if code := may(t, e, a); code != contracts.NoCapability {
+		t.Fatalf("a stranger: %s", code)
+	}
+	if _, err := a.Send(t.Context(), e.DID(), []byte("hello")); contracts.CodeOf(err) != contracts.NoCapability {
+		t.Fatalf("a stranger sends: %v", err)
+	}
+	scope := sendScope(e.DID())
+	chain, delivered, err := e.Powers().Grant(t.Context(), authority.Terms{To: a.DID(), Scopes: []string{scope}, Delegations: 1, Life: time.Hour})
+	if err != nil || !delivered {
+		t.Fatalf("granting: delivered %v, %v", delivered, err)
+	}
+	if code := may(t, e, a); code != "" {
+		t.Fatalf("with a capability: %s", code)
+	}
+	// The token is of no use to somebody else (row 31).
+	if _, err := c.Powers().Import(t.Context(), chain.Text); contracts.CodeOf(err) != contracts.HolderMismatch {
+		t.Errorf("somebody else's token in the wallet: %v", err)
+	}
+	// Delegation: never wider, only as far as the parent allows (rows 17, 21).
+	if _, _, err := a.Powers().Delegate(t.Context(), chain.Leaf().ID, authority.Terms{To: b.DID(), Scopes: []string{"agent:*"}, Life: time.Minute}); contracts.CodeOf(err) != contracts.DelegationInvalid {
+		t.Errorf("a wider delegation: %v", err)
+	}
+	given := map[*running]capability.TokenID{}
+	for _, r := range []*running{b, c} {
+		d, delivered, err := a.Powers().Delegate(t.Context(), chain.Leaf().ID, authority.Terms{To: r.DID(), Scopes: []string{scope}, Life: time.Minute})
+		if err != nil || !delivered {
+			t.Fatalf("delegating: delivered %v, %v", delivered, err)
+		}
+		given[r] = d.Leaf().ID
+		if code := may(t, e, r); code != "" {
+			t.Fatalf("with a delegated capability: %s", code)
+		}
+		if _, _, err := r.Powers().Delegate(t.Context(), d.Leaf().ID, authority.Terms{To: a.DID(), Scopes: []string{scope}, Life: time.Minute}); contracts.CodeOf(err) != contracts.DelegationInvalid {
+			t.Errorf("a delegation that the parent does not allow: %v", err)
+		}
+	}
+	if _, err := b.Send(t.Context(), e.DID(), []byte("from b")); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, e, 0, 1)
+
+	begin := time.Now()
+	if err := a.Powers().Revoke(t.Context(), given[b], "misuse"); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "the revocation at the executor", func() bool { return may(t, e, b) == contracts.Revoked })
+	t.Logf("denied after %s", time.Since(begin).Round(time.Millisecond))
+	if code := may(t, e, c); code != "" {
+		t.Errorf("a sibling of the revoked token: %s", code)
+	}
+
+	// The executor is down while the other token is revoked.
+	if err := e.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Powers().Revoke(t.Context(), given[c], "ceased"); err != nil {
+		t.Fatal(err)
+	}
+	e = start(t, e.home)
+	wait(t, "readiness", func() bool { return e.Status().Ready })
+	if code := may(t, e, c); code == "" {
+		t.Error("the first request after the restart is allowed")
+	}
+	if code := may(t, e, b); code == "" {
+		t.Error("what was revoked before the restart is allowed after it")
+	}
+	if code := may(t, e, a); code != "" {
+		t.Errorf("what was never revoked: %s", code)
+	}
+	// The root of it all.
+	if err := e.Powers().Revoke(t.Context(), chain.Leaf().ID, "ceased"); err != nil {
+		t.Fatal(err)
+	}
+	if code := may(t, e, a); code != contracts.Revoked {
+		t.Errorf("after the root was revoked: %s", code)
+	}
+}
+
+// A request of a stranger waits for the owner; there is room for a few of each.
+func TestRequestsWait(t *testing.T) {
+	_, _, ags := mesh(t, 1, 2)
+	a, b := ags[0], ags[1]
+	ask := func(scope string) error {
+		return b.Powers().Request(t.Context(), a.DID(), authority.Wanted{Scopes: []string{scope}, Hours: 2, Why: "please"})
+	}
+	for range 3 { // the same one is kept once
+		if err := ask(sendScope(a.DID())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, scope := range []string{"tool:a", "tool:b", "tool:c", "tool:d"} {
+		if err := ask(scope); (err != nil) != (i == 3) || err != nil && contracts.CodeOf(err) != contracts.RateLimited {
+			t.Errorf("request %d: %v", i, err)
+		}
+	}
+	for _, bad := range []authority.Wanted{{Hours: 1}, {Scopes: []string{"x"}, Hours: 1}, {Scopes: []string{"tool:a"}}, {Scopes: []string{"tool:a"}, Hours: 9999}} {
+		if err := b.Powers().Request(t.Context(), a.DID(), bad); err == nil {
+			t.Errorf("%+v is asked for", bad)
+		}
+	}
+	list, err := a.Powers().Requests()
+	if err != nil || len(list) != 4 || list[0].From != b.DID() || list[0].Why != "please" {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	if _, delivered, err := a.Powers().Settle(t.Context(), list[0].ID, true); err != nil || !delivered {
+		t.Errorf("approving: %v, %v", delivered, err)
+	}
+	if held, err := b.Powers().For(a.DID()); err != nil || len(held) != 1 {
+		t.Errorf("%d held, %v", len(held), err)
+	}
+	if _, _, err := a.Powers().Settle(t.Context(), list[1].ID, false); err != nil {
+		t.Error(err)
+	}
+	if list, _ := a.Powers().Requests(); len(list) != 2 {
+		t.Errorf("%d left", len(list))
+	}
+}
