@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"math"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -83,38 +84,26 @@ func (c *Cache) Bind(session SessionID, g *Grant, now time.Time) error {
 	if first != nil && first.grant.holder != g.holder {
 		return contracts.Errorf(contracts.HolderMismatch, "the session is of %s", first.grant.Subject().Short())
 	}
-	n := 0
+	list := []*entry{e}
 	for o := first; o != nil; o = o.next {
-		if o.grant.about.id != g.about.id {
-			n++
+		if o.until > sec && o.grant.about.id != g.about.id {
+			list = append(list, newEntry(session, &o.grant, o.until))
 		}
 	}
-	if n >= MaxSessionGrants {
+	if len(list) > MaxSessionGrants {
 		return contracts.Errorf(contracts.TooLarge, "a session has at most %d grants; close it, or use another", MaxSessionGrants)
 	}
 	if first == nil && c.table.live >= c.max {
 		c.evict(sec)
 	}
-	c.table.put(insert(first, e))
-	return nil
-}
-
-// insert keeps the list in the order of ids, so that decisions do not depend on the
-// order in which grants came. Entries are not changed: readers may be on their way.
-func insert(list, e *entry) *entry {
-	switch {
-	case list == nil:
-		return e
-	case e.grant.about.id < list.grant.about.id:
-		e.next = list
-		return e
-	case e.grant.about.id == list.grant.about.id:
-		e.next = list.next
-		return e
+	// In the order of ids, so that decisions do not depend on the order in which grants
+	// came; and all made anew, since readers may be on their way in the old ones.
+	slices.SortFunc(list, func(a, b *entry) int { return strings.Compare(a.grant.about.id, b.grant.about.id) })
+	for i := range list[1:] {
+		list[i].next = list[i+1]
 	}
-	head := newEntry(list.session, &list.grant, list.until)
-	head.next = insert(list.next, e)
-	return head
+	c.table.put(list[0])
+	return nil
 }
 
 // evict makes room: one of the next eight sessions that is over, else the eighth.

@@ -134,12 +134,12 @@ func TestRow26_LogsThatLie(t *testing.T) {
 
 	for name, attack := range map[string]func(w *world, set *capability.Set) error{
 		"another head of the same number": func(w *world, set *capability.Set) error { return set.ApplyHead(w.head(&other, now)) },
-		"another record that waits": func(w *world, set *capability.Set) error {
-			set = capability.NewSet(w.exec.did)
-			if err := set.Apply(records[2]); err != nil {
+		"another record that waits": func(w *world, _ *capability.Set) error {
+			waits := capability.NewSet(w.exec.did)
+			if err := waits.Apply(records[2]); err != nil {
 				return err
 			}
-			return set.Apply(fork)
+			return waits.Apply(fork)
 		},
 		"a record that names another before it": func(w *world, set *capability.Set) error {
 			next := w.revoke(&other, w.org.signer(), capability.Target{Token: capability.TokenID{98}}, now)
@@ -370,18 +370,12 @@ func TestRecordsThatAreRefused(t *testing.T) {
 		old, by string
 		want    contracts.Code
 	}{
-		"two targets": {`"reason"`, `"jti":"cap_` + strings.Repeat("0", 32) + `","ksn":0,"reason"`, contracts.Malformed}, "no target": {`"tid":"` + good.Tid + `",`, "", contracts.Malformed},
+		"two targets": {`"ksn":0`, `"jti":"cap_` + strings.Repeat("0", 32) + `","ksn":0`, contracts.Malformed}, "no target": {`"tid":"` + good.Tid + `",`, "", contracts.Malformed},
 		"reason": {"misuse", "because", contracts.Malformed}, "number 0": {`"seq":1`, `"seq":0`, contracts.Malformed}, "second without a first": {`"seq":1`, `"seq":2`, contracts.Malformed},
 		"forgotten before it was made": {fmt.Sprint(`"until":`, good.Until), fmt.Sprint(`"until":`, good.Iat-1), contracts.Malformed}, "version": {"talos-rev/1", "talos-rev/2", contracts.UnsupportedVersion},
 		"another issuer": {`"iss":"` + string(w.org.did), `"iss":"` + string(w.bob.did), contracts.SignatureInvalid}, "future": {fmt.Sprint(`"iat":`, good.Iat), fmt.Sprint(`"iat":`, good.Iat+61), contracts.NotYetValid},
 		"key event": {`"ksn":0`, `"ksn":3`, contracts.IssuerUnresolved}, "space": {`":`, `": `, contracts.Malformed}, "tid": {good.Tid, good.Tid[:42] + "B", contracts.Malformed},
 	} {
-		if name == "two targets" {
-			p2 := replace(replace(p, `"ksn":0,`, ""), e.old, e.by)
-			_, err := capability.VerifyRecord([]byte(forge(w.org.control.Ed25519(), h, p2)), w.v.Resolve, now)
-			wantCode(t, name, err, e.want)
-			continue
-		}
 		_, err := capability.VerifyRecord([]byte(forge(w.org.control.Ed25519(), h, replace(p, e.old, e.by))), w.v.Resolve, now)
 		wantCode(t, name, err, e.want)
 	}
