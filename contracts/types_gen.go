@@ -29,9 +29,9 @@ var (
 	pattern17 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
 	pattern18 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
 	pattern19 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
-	pattern20 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
-	pattern21 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
-	pattern22 = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
+	pattern20 = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
+	pattern21 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
+	pattern22 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
 	pattern23 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
 )
 
@@ -2460,6 +2460,146 @@ func DecodeNodeConfig(data []byte) (*NodeConfig, error) {
 	return v, nil
 }
 
+// Policy says what an organisation's own principals may do at a node: roles, who has them, and what they may spend.
+type Policy struct {
+	Bindings []RoleBinding   `json:"bindings,omitzero"`
+	Budgets  []SubjectBudget `json:"budgets,omitzero"`
+	Roles    []Role          `json:"roles,omitzero"`
+	Teams    []Team          `json:"teams,omitzero"`
+	V        string          `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Policy) Validate() error {
+	if len(v.Bindings) > 0 {
+		if err := checkLen("bindings", len(v.Bindings), 0, 16384); err != nil {
+			return err
+		}
+		for i := range v.Bindings {
+			if err := within(index("bindings", i), v.Bindings[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
+	if len(v.Budgets) > 0 {
+		if err := checkLen("budgets", len(v.Budgets), 0, 16384); err != nil {
+			return err
+		}
+		for i := range v.Budgets {
+			if err := within(index("budgets", i), v.Budgets[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
+	if len(v.Roles) > 0 {
+		if err := checkLen("roles", len(v.Roles), 0, 1024); err != nil {
+			return err
+		}
+		for i := range v.Roles {
+			if err := within(index("roles", i), v.Roles[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
+	if len(v.Teams) > 0 {
+		if err := checkLen("teams", len(v.Teams), 0, 1024); err != nil {
+			return err
+		}
+		for i := range v.Teams {
+			if err := within(index("teams", i), v.Teams[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-policy/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Policy) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if len(v.Bindings) > 0 {
+		dst = append(dst, "\"bindings\":"...)
+		dst = append(dst, '[')
+		for i := range v.Bindings {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Bindings[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if len(v.Budgets) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"budgets\":"...)
+		dst = append(dst, '[')
+		for i := range v.Budgets {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Budgets[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if len(v.Roles) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"roles\":"...)
+		dst = append(dst, '[')
+		for i := range v.Roles {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Roles[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if len(v.Teams) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"teams\":"...)
+		dst = append(dst, '[')
+		for i := range v.Teams {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Teams[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParsePolicy reads a Policy from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParsePolicy(data []byte) (*Policy, error) {
+	v := new(Policy)
+	if err := parse("policy", data, 1048576, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodePolicy reads a Policy from its canonical bytes and refuses any other.
+func DecodePolicy(data []byte) (*Policy, error) {
+	v := new(Policy)
+	if err := decode("policy", data, 1048576, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // ProofBundle is everything needed to check offline that one event is in a log, who saw it, and when. At most 256 KiB.
 type ProofBundle struct {
 	// SHA-256 of the canonical bundle without this member: its name, and a check of the parts that a reader cannot judge.
@@ -2889,6 +3029,137 @@ func DecodeRevocationHead(data []byte) (*RevocationHead, error) {
 	return v, nil
 }
 
+// Role is a set of scopes with a name.
+type Role struct {
+	ID       string   `json:"id"`
+	ReadOnly *bool    `json:"read_only,omitzero"`
+	Scopes   []string `json:"scopes"`
+	Why      string   `json:"why,omitzero"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Role) Validate() error {
+	if err := checkString("id", v.ID, 0, -1, pattern20); err != nil {
+		return err
+	}
+	if v.ReadOnly != nil {
+	}
+	if err := checkLen("scopes", len(v.Scopes), 1, 32); err != nil {
+		return err
+	}
+	for i := range v.Scopes {
+		if err := checkString(index("scopes", i), v.Scopes[i], 3, 512, nil); err != nil {
+			return err
+		}
+	}
+	if v.Why != "" {
+		if err := checkString("why", v.Why, 0, 200, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Role) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"id\":"...)
+	dst = jcs.AppendString(dst, v.ID)
+	if v.ReadOnly != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"read_only\":"...)
+		dst = jcs.AppendBool(dst, *v.ReadOnly)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"scopes\":"...)
+	dst = append(dst, '[')
+	for i := range v.Scopes {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Scopes[i])
+	}
+	dst = append(dst, ']')
+	if v.Why != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"why\":"...)
+		dst = jcs.AppendString(dst, v.Why)
+	}
+	return append(dst, '}')
+}
+
+// RoleBinding gives a role to a principal or a team.
+type RoleBinding struct {
+	From string `json:"from,omitzero"`
+	ID   string `json:"id"`
+	Role string `json:"role"`
+	// A DID, or team:<id>.
+	To    string `json:"to"`
+	Until string `json:"until,omitzero"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *RoleBinding) Validate() error {
+	if v.From != "" {
+		if err := checkString("from", v.From, 0, -1, pattern7); err != nil {
+			return err
+		}
+	}
+	if err := checkString("id", v.ID, 0, -1, pattern20); err != nil {
+		return err
+	}
+	if err := checkString("role", v.Role, 0, -1, pattern20); err != nil {
+		return err
+	}
+	if err := checkString("to", v.To, 6, 80, nil); err != nil {
+		return err
+	}
+	if v.Until != "" {
+		if err := checkString("until", v.Until, 0, -1, pattern7); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *RoleBinding) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.From != "" {
+		dst = append(dst, "\"from\":"...)
+		dst = jcs.AppendString(dst, v.From)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"id\":"...)
+	dst = jcs.AppendString(dst, v.ID)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"role\":"...)
+	dst = jcs.AppendString(dst, v.Role)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"to\":"...)
+	dst = jcs.AppendString(dst, v.To)
+	if v.Until != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"until\":"...)
+		dst = jcs.AppendString(dst, v.Until)
+	}
+	return append(dst, '}')
+}
+
 // SendRequest asks a node to send a message. Exactly one of text and body_b64u is given.
 type SendRequest struct {
 	BodyB64u string `json:"body_b64u,omitzero"`
@@ -2899,7 +3170,7 @@ type SendRequest struct {
 // Validate reports the first member that is not as the schema says.
 func (v *SendRequest) Validate() error {
 	if v.BodyB64u != "" {
-		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern20); err != nil {
+		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern21); err != nil {
 			return err
 		}
 	}
@@ -2981,7 +3252,7 @@ func (v *Service) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("type", v.Type, 0, -1, pattern21); err != nil {
+	if err := checkString("type", v.Type, 0, -1, pattern22); err != nil {
 		return err
 	}
 	return nil
@@ -3123,6 +3394,54 @@ func DecodeSignedState(data []byte) (*SignedState, error) {
 	return v, nil
 }
 
+// SubjectBudget is what a principal may spend, whatever grant it uses.
+type SubjectBudget struct {
+	Max  int64  `json:"max"`
+	Mode string `json:"mode"`
+	To   string `json:"to"`
+	Unit string `json:"unit"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *SubjectBudget) Validate() error {
+	if err := checkInt("max", v.Max, 0, 9007199254740991); err != nil {
+		return err
+	}
+	if err := checkEnum("mode", v.Mode, "hard", "off", "warn"); err != nil {
+		return err
+	}
+	if err := checkString("to", v.To, 8, 64, nil); err != nil {
+		return err
+	}
+	if err := checkString("unit", v.Unit, 0, -1, pattern12); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *SubjectBudget) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"max\":"...)
+	dst = jcs.AppendInt(dst, v.Max)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"mode\":"...)
+	dst = jcs.AppendString(dst, v.Mode)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"to\":"...)
+	dst = jcs.AppendString(dst, v.To)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"unit\":"...)
+	dst = jcs.AppendString(dst, v.Unit)
+	return append(dst, '}')
+}
+
 // Surface is one thing that a node does for somebody.
 type Surface struct {
 	// What it does to the world.
@@ -3185,7 +3504,7 @@ func (v *Surface) Validate() error {
 			}
 		}
 	}
-	if err := checkString("id", v.ID, 0, -1, pattern22); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern20); err != nil {
 		return err
 	}
 	if err := checkEnum("kind", v.Kind, "agent", "model", "node", "tool", "topic"); err != nil {
@@ -3407,6 +3726,48 @@ func DecodeSurfaceRegistry(data []byte) (*SurfaceRegistry, error) {
 		return nil, err
 	}
 	return v, nil
+}
+
+// Team is principals with a name.
+type Team struct {
+	ID      string   `json:"id"`
+	Members []string `json:"members"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Team) Validate() error {
+	if err := checkString("id", v.ID, 0, -1, pattern20); err != nil {
+		return err
+	}
+	if err := checkLen("members", len(v.Members), 1, 4096); err != nil {
+		return err
+	}
+	for i := range v.Members {
+		if err := checkString(index("members", i), v.Members[i], 8, 64, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Team) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"id\":"...)
+	dst = jcs.AppendString(dst, v.ID)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"members\":"...)
+	dst = append(dst, '[')
+	for i := range v.Members {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Members[i])
+	}
+	dst = append(dst, ']')
+	return append(dst, '}')
 }
 
 // VerificationMethod is one public key of a DID document.

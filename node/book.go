@@ -70,8 +70,12 @@ func (n *Node) signer() (capability.Signer, error) {
 
 // openPowers starts what the node knows of who may do what.
 func (n *Node) openPowers(ctx context.Context) (err error) {
+	p, err := readPolicy(n.home.path(filePolicy))
+	if err != nil {
+		return err
+	}
 	n.powers, err = authority.New(ctx, authority.Config{
-		Signer: n.signer, Strangers: n.home.Config.Strangers, Rows: n.store.Table(), Revocations: n.store.Revocations(),
+		Signer: n.signer, Strangers: n.home.Config.Strangers, Policy: p, Rows: n.store.Table(), Revocations: n.store.Revocations(),
 		Record: func(ctx context.Context, typ string, to identity.DID, token capability.TokenID) error {
 			ev := n.proofs.NewEvent(typ)
 			ev.Peer, ev.Capability, ev.Outcome = string(to), token.String(), "ok"

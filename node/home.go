@@ -18,6 +18,7 @@ import (
 const (
 	fileConfig      = "config.json"
 	fileIdentity    = "identity.json" // the newest signed state; public
+	filePolicy      = "policy.json"
 	fileKeys        = "keys.sealed"
 	fileKEK         = "kek"
 	fileRecovery    = "recovery.sealed" // the pre-rotated key; move it off the machine

@@ -2,12 +2,15 @@ package node
 
 import (
 	"context"
+	"errors"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/identity/capability"
+	"github.com/talosprotocol/talos/identity/keystore"
 	"github.com/talosprotocol/talos/node/api"
 	"github.com/talosprotocol/talos/node/authority"
 )
@@ -142,6 +145,47 @@ func (l *local) ExplainCapability(_ context.Context, r *contracts.ExplainRequest
 		return nil, err
 	}
 	return &api.Explanation{Allowed: e.Allowed, Code: string(e.Code), Text: e.String()}, nil
+}
+
+func (l *local) Policy(context.Context) (*contracts.Policy, error) { return l.n.powers.Policy(), nil }
+
+// SetPolicy puts a policy in force, and keeps it.
+func (l *local) SetPolicy(_ context.Context, p *contracts.Policy) error {
+	l.n.mu.Lock()
+	defer l.n.mu.Unlock()
+	before := l.n.powers.Policy()
+	if err := l.n.powers.SetPolicy(p); err != nil {
+		return err
+	}
+	if err := keystore.WriteFile(l.n.home.path(filePolicy), p.AppendCanonical(nil)); err != nil {
+		return errors.Join(err, l.n.powers.SetPolicy(before))
+	}
+	return nil
+}
+
+// readPolicy reads the policy of a home, nil if it has none.
+func readPolicy(path string) (*contracts.Policy, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil //nolint:nilnil // most homes have none
+	}
+	if err != nil {
+		return nil, contracts.Errorf(contracts.Unavailable, "the policy: %w", err)
+	}
+	p, err := contracts.ParsePolicy(b)
+	if err != nil {
+		return nil, contracts.Errorf(contracts.ConfigInvalid, "%s: %w", path, err)
+	}
+	return p, nil
+}
+
+func (l *local) Budgets(context.Context) ([]api.Budget, error) {
+	rows, err := l.n.store.Budgets().All()
+	out := []api.Budget{}
+	for _, r := range rows {
+		out = append(out, api.Budget{Account: r.Account, Unit: r.Unit, Used: r.Used, Held: r.Held})
+	}
+	return out, err
 }
 
 func (l *local) RequestCapability(ctx context.Context, r *contracts.CapabilityRequest) error {

@@ -3,14 +3,22 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/talosprotocol/talos/identity"
+	"github.com/talosprotocol/talos/node/gate"
 )
 
 // result of one command.
@@ -286,5 +294,79 @@ func TestCapabilities(t *testing.T) {
 		if !strings.Contains(events, want) {
 			t.Errorf("no %s in the log:\n%s", want, events)
 		}
+	}
+}
+
+// A principal with a role signs its requests: it may what the role covers, and no more,
+// also after a restart of the node. GATE-9, GATE-10.
+func TestRoles(t *testing.T) {
+	dir := tempDir(t)
+	home := filepath.Join(dir, "a")
+	ok(t, "init", "--home", home, "--kind", "local", "--role", "bootstrap,agent")
+	_, _, stop := up(t, "--home", home)
+	pub, priv, _ := ed25519.GenerateKey(nil)
+	key, err := identity.NewPublic[identity.Invocation](pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	did := string(identity.KeyDID(key))
+	get := func(path, surface string) int {
+		t.Helper()
+		addr, err := os.ReadFile(filepath.Join(home, "api.address"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := http.NewRequestWithContext(t.Context(), "GET", strings.TrimSpace(string(addr))+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := gate.Attestation{Nonce: rand.Text(), Timestamp: time.Now().Unix()}
+		input, err := a.SigningInput("GET", path, surface, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, v := range map[string]string{
+			gate.HeaderVersion: "v1", gate.HeaderAlgorithm: "ed25519", gate.HeaderKey: did, gate.HeaderNonce: a.Nonce,
+			gate.HeaderTime: strconv.FormatInt(a.Timestamp, 10), gate.HeaderSignature: base64.RawURLEncoding.EncodeToString(ed25519.Sign(priv, input)),
+		} {
+			r.Header.Set(k, v)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	if code := get("/v1/audit/events", "audit.events.read"); code != http.StatusForbidden {
+		t.Errorf("without a role: %d", code)
+	}
+	file := filepath.Join(dir, "policy.json")
+	policy := `{"v":"talos-policy/1","roles":[{"id":"auditor","scopes":["node:audit"],"read_only":true}],"bindings":[{"id":"x","role":"auditor","to":"` + did + `"}]}`
+	if err := os.WriteFile(file, []byte(policy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, "rbac", "set", "--home", home, file)
+	if out := ok(t, "rbac", "show", "--home", home); !strings.Contains(out, "auditor") || !strings.Contains(out, did) {
+		t.Errorf("rbac show: %s", out)
+	}
+	check := func() {
+		t.Helper()
+		if code := get("/v1/audit/events", "audit.events.read"); code != http.StatusOK {
+			t.Errorf("with the role: %d", code)
+		}
+		if code := get("/v1/status", "node.status"); code != http.StatusForbidden {
+			t.Errorf("what the role does not cover: %d", code)
+		}
+	}
+	check()
+	stop()
+	up(t, "--home", home)
+	check()
+	if r := talos(t, "rbac", "set", "--home", home, "-"); r.code == 0 {
+		t.Error("an empty policy file is taken")
+	}
+	if out := ok(t, "budget", "--home", home); !strings.Contains(out, "nothing") {
+		t.Errorf("budget: %s", out)
 	}
 }

@@ -22,6 +22,17 @@ type Powers interface {
 	RequestCapability(ctx context.Context, r *contracts.CapabilityRequest) error
 	CapabilityRequests(ctx context.Context) ([]CapabilityRequest, error)
 	SettleRequest(ctx context.Context, id string, approve bool) (*Granted, error)
+	Policy(ctx context.Context) (*contracts.Policy, error)
+	SetPolicy(ctx context.Context, p *contracts.Policy) error
+	Budgets(ctx context.Context) ([]Budget, error)
+}
+
+// Budget is what an account has spent.
+type Budget struct {
+	Account string `json:"account"`
+	Unit    string `json:"unit"`
+	Used    int64  `json:"used"`
+	Held    int64  `json:"held"` // by calls that run
 }
 
 // Capability is a token with those above it.
@@ -111,6 +122,25 @@ func (s *Server) capabilityRoutes() map[string]route {
 			}
 			return reply(w, struct{}{}, n.RequestCapability(r.Context(), req))
 		}},
+		"GET /v1/policy": {act: func(w http.ResponseWriter, r *http.Request) error {
+			v, err := n.Policy(r.Context())
+			return reply(w, v, err)
+		}},
+		"PUT /v1/policy": {reason: "requested", act: func(w http.ResponseWriter, r *http.Request) error {
+			b, err := body(r)
+			if err != nil {
+				return err
+			}
+			p, err := contracts.ParsePolicy(b)
+			if err != nil {
+				return err
+			}
+			return reply(w, struct{}{}, n.SetPolicy(r.Context(), p))
+		}},
+		"GET /v1/budgets": {act: func(w http.ResponseWriter, r *http.Request) error {
+			v, err := n.Budgets(r.Context())
+			return reply(w, v, err)
+		}},
 		"GET /v1/capability-requests": {act: func(w http.ResponseWriter, r *http.Request) error {
 			v, err := n.CapabilityRequests(r.Context())
 			return reply(w, v, err)
@@ -137,6 +167,21 @@ func (s *Server) grant(w http.ResponseWriter, r *http.Request) error {
 	}
 	v, err := s.node.Grant(r.Context(), req, r.PathValue("id"))
 	return reply(w, v, err)
+}
+
+// Policy asks for the policy in force.
+func (c *Client) Policy(ctx context.Context) (v contracts.Policy, err error) {
+	return v, c.call(ctx, "GET", "/v1/policy", nil, &v)
+}
+
+// SetPolicy replaces the policy.
+func (c *Client) SetPolicy(ctx context.Context, p *contracts.Policy) error {
+	return c.call(ctx, "PUT", "/v1/policy", p.AppendCanonical(nil), nil)
+}
+
+// Budgets asks what was spent.
+func (c *Client) Budgets(ctx context.Context) (v []Budget, err error) {
+	return v, c.call(ctx, "GET", "/v1/budgets", nil, &v)
 }
 
 // Capabilities asks for the capabilities of the node.

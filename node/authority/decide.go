@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,9 @@ func (s *Service) Decide(ctx context.Context, now time.Time, r *gate.Request, c 
 	}
 	d := s.cache.Decide(session(id), &holder, &call, now)
 	if !d.Allowed() {
+		if by, ok := s.bound(holder, &call, now); ok {
+			return s.decision(by, r), nil
+		}
 		if s.strangersMay(r.Surface) {
 			return gate.Decision{Grant: "policy:strangers"}, nil
 		}
@@ -84,6 +88,7 @@ func (s *Service) call(c *gate.Call, by identity.DID) (capability.Call, error) {
 // decision turns a yes into what the gate needs of it.
 func (s *Service) decision(d capability.Decision, r *gate.Request) gate.Decision {
 	out := gate.Decision{Grant: d.Grant.ID(), Scope: d.Grant.Scope(d.Index)}
+	out.Payers = slices.Clone(s.policy.Load().payers[r.Who.DID])
 	if token, ok := strings.CutPrefix(out.Grant, "cap:"); ok {
 		out.Capability = token
 	}

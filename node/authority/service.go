@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -37,6 +38,7 @@ type Config struct {
 	Signer      func() (capability.Signer, error) // of this node's DID
 	Roots       map[identity.DID][]capability.Kind
 	Strangers   string
+	Policy      *contracts.Policy // nil: nobody has a role
 	Rows        Rows
 	Revocations capability.RecordStore
 	// Record makes an event of authority durable: cap_grant or cap_revoke.
@@ -66,6 +68,7 @@ type Service struct {
 	verifier *capability.Verifier
 	cache    *capability.Cache
 	meter    *capability.Meter
+	policy   atomic.Pointer[policy]
 	topic    *gossip.Topic
 
 	write sync.Mutex // one at a time changes wallet, requests or own log
@@ -84,6 +87,12 @@ func New(ctx context.Context, cfg Config, h *p2p.Host, dir *directory.Directory,
 		cfg: cfg, h: h, dir: dir, log: log, now: now, set: capability.NewSet(self),
 		meter: capability.NewMeter(capability.NewReplay(maxReplay)),
 		shown: map[peer.ID]map[string]bool{}, sessions: map[peer.ID]bool{}, pulled: map[identity.DID]time.Time{},
+	}
+	if cfg.Policy == nil {
+		cfg.Policy = &contracts.Policy{V: "talos-policy/1"}
+	}
+	if err := s.SetPolicy(cfg.Policy); err != nil {
+		return nil, err
 	}
 	s.verifier = &capability.Verifier{Executor: self, Roots: cfg.Roots, Resolve: s.issuer, Revoked: s.set}
 	s.cache = capability.NewCache(s.verifier, maxSessions)
