@@ -51,7 +51,7 @@ type starter struct {
 }
 
 func (s *starter) plan(ctx context.Context, plan Plan) (*Net, error) {
-	net := &Net{}
+	net := &Net{Strangers: plan.Strangers}
 	var bootstrap, anchors []string
 	for i := range plan.Bootstraps {
 		m, err := s.start(ctx, fmt.Sprintf("bootstrap%d", i+1), node.InitOptions{Roles: []string{"bootstrap"}, Bootstrap: bootstrap})
@@ -70,7 +70,7 @@ func (s *starter) plan(ctx context.Context, plan Plan) (*Net, error) {
 		anchors = append(anchors, string(m.Node.DID()))
 	}
 	for i := range plan.Agents {
-		m, err := s.start(ctx, agentName(i), node.InitOptions{Bootstrap: bootstrap, Anchors: anchors})
+		m, err := s.start(ctx, agentName(i), node.InitOptions{Bootstrap: bootstrap, Anchors: anchors, Strangers: plan.Strangers})
 		if err != nil {
 			return nil, err
 		}

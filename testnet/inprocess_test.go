@@ -35,7 +35,7 @@ func inProcess(t *testing.T, plan testnet.Plan) (context.Context, *testnet.Net) 
 
 // The demo's story holds for nodes in one process as for processes.
 func TestStoryInProcess(t *testing.T) {
-	ctx, net := inProcess(t, testnet.Plan{Bootstraps: 1, Anchors: 2, Agents: 2})
+	ctx, net := inProcess(t, testnet.Plan{Bootstraps: 1, Anchors: 2, Agents: 2, Strangers: "ask"})
 	if _, err := testnet.Story(ctx, net, t.Logf); err != nil {
 		t.Fatal(err)
 	}

@@ -127,7 +127,7 @@ func (p *Processes) Process(m Member) *Process { return m.(*Process) }
 // exe, bootstraps first, and waits until all are ready. tell, if not nil, hears of
 // the progress.
 func StartProcesses(ctx context.Context, exe, dir string, plan Plan, tell Teller) (*Processes, error) {
-	ps := &Processes{}
+	ps := &Processes{Net: Net{Strangers: plan.Strangers}}
 	var bootstrap, anchors []string
 	add := func(name string, to *[]Member, o node.InitOptions) (*Process, error) {
 		o.Network, o.Kind, o.Listen, o.Interval = "testnet", "local", []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}, 1
@@ -173,7 +173,7 @@ func StartProcesses(ctx context.Context, exe, dir string, plan Plan, tell Teller
 		anchors = append(anchors, st.DID)
 	}
 	for i := range plan.Agents {
-		if _, err := add(agentName(i), &ps.Agents, node.InitOptions{Bootstrap: bootstrap, Anchors: anchors}); err != nil {
+		if _, err := add(agentName(i), &ps.Agents, node.InitOptions{Bootstrap: bootstrap, Anchors: anchors, Strangers: plan.Strangers}); err != nil {
 			return fail(err)
 		}
 	}

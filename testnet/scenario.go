@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/talosprotocol/talos/anchor"
+	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/node/api"
 	"github.com/talosprotocol/talos/node/evidence"
 )
@@ -21,11 +22,17 @@ type Member interface {
 	Resolve(ctx context.Context, did string, fresh bool) (api.Resolution, error)
 	Events(ctx context.Context, after uint64, limit int, last bool) (api.Events, error)
 	Prove(ctx context.Context, index uint64, sealed bool) ([]byte, error)
+	SendWait(ctx context.Context, to, text string, wait time.Duration) (api.Sent, error)
+	RequestCapability(ctx context.Context, r *contracts.CapabilityRequest) error
+	CapabilityRequests(ctx context.Context) ([]api.CapabilityRequest, error)
+	SettleRequest(ctx context.Context, id string, approve bool) (api.Granted, error)
+	RevokeCapability(ctx context.Context, id, why string) error
 }
 
 // Net is a running network.
 type Net struct {
 	Bootstraps, Anchors, Agents []Member
+	Strangers                   string // as in the plan
 }
 
 // All gives every member.
@@ -36,6 +43,9 @@ func (n *Net) All() []Member {
 // Plan says how many of each.
 type Plan struct {
 	Bootstraps, Anchors, Agents int
+	// Strangers is what agents let others do that have shown no capability: "ask", or
+	// "message", which is also meant by "".
+	Strangers string
 }
 
 // Teller gets the story as it happens, a line at a time.
@@ -61,8 +71,20 @@ func Story(ctx context.Context, net *Net, tell Teller) ([]byte, error) {
 		return nil, err
 	}
 	alice := net.Agents[0]
+	given := api.Granted{}
+	if net.Strangers == "ask" {
+		var err error
+		if given, err = authorise(ctx, net, dids, tell); err != nil {
+			return nil, err
+		}
+	}
 	if err := converse(ctx, net, dids, tell); err != nil {
 		return nil, err
+	}
+	if net.Strangers == "ask" {
+		if err := takeBack(ctx, net, dids, given, tell); err != nil {
+			return nil, err
+		}
 	}
 	return proveFirst(ctx, net, alice, dids, tell)
 }

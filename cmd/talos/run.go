@@ -104,7 +104,7 @@ func (a *app) upCmd() *cobra.Command {
 }
 
 func (a *app) testnetCmd() *cobra.Command {
-	plan := testnet.Plan{}
+	plan := testnet.Plan{Strangers: "ask"}
 	var once bool
 	var dir string
 	var timeout time.Duration
