@@ -120,7 +120,7 @@ func mutations(w *world) []mutation {
 }
 
 // Rows 1, 2, 3, 5, 6, 8, 9 and 23 of the acceptance table: whatever an issuer itself
-// would sign is refused with its code, if it is not exactly a token. CAP-1 to CAP-4.
+// would sign is refused with its code, if it is not exactly a token. CAP-1, CAP-2, CAP-3, CAP-4.
 func TestRow1to9_SignedButWrong(t *testing.T) {
 	w := newWorld()
 	h := holder(w.alice.did)
