@@ -37,7 +37,8 @@ func may(t *testing.T, executor, who *running) contracts.Code {
 }
 
 // Grant, use, delegate narrower, use, widen, revoke: denied within five seconds, and by a
-// node that was down during the revocation from its first request on. REV-1, GATE-2.
+// node that was down during the revocation from its first request on. GATE-2, AUT-1,
+// AUT-4, AUT-5.
 func TestAuthorityAcrossNodes(t *testing.T) {
 	boot, anchors, _ := mesh(t, 1, 0)
 	home := func(strangers string) *node.Home {
@@ -125,7 +126,8 @@ func TestAuthorityAcrossNodes(t *testing.T) {
 	}
 }
 
-// A request of a stranger waits for the owner; there is room for a few of each.
+// A request of a stranger waits for the owner; there is room for a few of each. Tokens
+// are taken only from those who may give them. AUT-2, AUT-3.
 func TestRequestsWait(t *testing.T) {
 	_, _, ags := mesh(t, 1, 2)
 	a, b := ags[0], ags[1]
@@ -162,5 +164,22 @@ func TestRequestsWait(t *testing.T) {
 	}
 	if list, _ := a.Powers().Requests(); len(list) != 2 {
 		t.Errorf("%d left", len(list))
+	}
+	// A token for use elsewhere that was passed on by hand: imported by its subject, and
+	// refused by everybody else.
+	c, _, err := a.Powers().Grant(t.Context(), authority.Terms{To: b.DID(), Scopes: []string{"tool:x"}, Life: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Powers().Import(t.Context(), c.Text); contracts.CodeOf(err) != contracts.HolderMismatch {
+		t.Errorf("its issuer imports it: %v", err)
+	}
+	for range 2 {
+		if _, err := b.Powers().Import(t.Context(), " "+c.Text+"\n"); err != nil {
+			t.Errorf("its subject imports it: %v", err)
+		}
+	}
+	if _, err := b.Powers().Import(t.Context(), c.Text[:len(c.Text)-3]); err == nil {
+		t.Error("a cut token is imported")
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/talosprotocol/talos/node/p2p"
 )
 
-// The stream of this package (spec/capability-stream.md): one question, one answer.
+// The stream of this package (spec/authority.md): one question, one answer.
 const (
 	streamName, streamVersion = "capability", "1.0.0"
 
