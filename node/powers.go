@@ -123,6 +123,14 @@ func (l *local) RevokeCapability(ctx context.Context, id, why string) error {
 	return l.n.powers.Revoke(ctx, token, why)
 }
 
+func (l *local) ForgetCapability(ctx context.Context, id string) error {
+	token, err := tokenID(id)
+	if err != nil {
+		return err
+	}
+	return l.n.powers.Remove(ctx, token)
+}
+
 func (l *local) ExplainCapability(_ context.Context, r *contracts.ExplainRequest) (*api.Explanation, error) {
 	kind, err := capability.ParseKind(r.Kind)
 	if err != nil {

@@ -32,7 +32,7 @@ It is of no use to whoever finds it, only to the DID that it names.
 A scope says kind:name[/method:name[/resource:path]]; * stands for any name or method, a
 path may end in * (one more segment) or ** (all below).`,
 	}
-	c.AddCommand(a.capGrantCmd(), a.capDelegateCmd(), a.capListCmd(), a.capInspectCmd(), a.capImportCmd(), a.capRevokeCmd(),
+	c.AddCommand(a.capGrantCmd(), a.capDelegateCmd(), a.capListCmd(), a.capInspectCmd(), a.capImportCmd(), a.capForgetCmd(), a.capRevokeCmd(),
 		a.capRequestCmd(), a.capRequestsCmd(), a.capSettleCmd("approve", true), a.capSettleCmd("decline", false), a.capExplainCmd())
 	return c
 }
@@ -231,6 +231,15 @@ func (a *app) capImportCmd() *cobra.Command {
 			return err
 		}
 		return a.print(v, func() { fmt.Fprintf(a.out, "held: %s, for use at %s\n", v.ID, v.Executor) })
+	}}
+}
+
+func (a *app) capForgetCmd() *cobra.Command {
+	return &cobra.Command{Use: "forget <id>", Short: "Take a capability out of this node's wallet", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		if err := a.client().ForgetCapability(c.Context(), args[0]); err != nil {
+			return err
+		}
+		return a.print(map[string]bool{"ok": true}, func() { fmt.Fprintln(a.out, "forgotten here; its issuer alone can revoke it") })
 	}}
 }
 

@@ -279,6 +279,14 @@ func TestCapabilities(t *testing.T) {
 	}
 	t.Logf("explained:\n%s", r.out)
 
+	var spare struct{ ID string }
+	if err := json.Unmarshal([]byte(ok(t, "cap", "grant", "--home", a, didB, "--scope", "tool:x", "--read-only", "--max-calls", "3", "--budget", "tokens=5", "--json")), &spare); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, "cap", "forget", "--home", b, spare.ID)
+	if r := talos(t, "cap", "forget", "--home", b, spare.ID); r.code == 0 {
+		t.Error("a capability is forgotten twice")
+	}
 	ok(t, "cap", "revoke", "--home", a, token.ID, "--why", "misuse")
 	if out := ok(t, "send", "--home", b, "--wait", "1s", didA, "later"); strings.Contains(out, "delivered") {
 		t.Errorf("after the revocation: %s", out)

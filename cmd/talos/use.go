@@ -117,6 +117,9 @@ other node has it. "-" reads the text from standard input.`,
 				text = string(b)
 			}
 			s, err := a.client().SendWait(c.Context(), args[0], text, wait)
+			if contracts.CodeOf(err) == contracts.NoCapability {
+				return contracts.Errorf(contracts.NoCapability, "that agent takes messages with a capability only; ask its owner for one:\n  talos cap request%s %s --scope agent:%s/method:send --why \"…\"", a.homeFlag(), args[0], args[0])
+			}
 			if err != nil {
 				return err
 			}

@@ -18,6 +18,7 @@ type Powers interface {
 	Grant(ctx context.Context, r *contracts.GrantRequest, parent string) (*Granted, error)
 	ImportCapability(ctx context.Context, chain string) (*Capability, error)
 	RevokeCapability(ctx context.Context, id, why string) error
+	ForgetCapability(ctx context.Context, id string) error
 	ExplainCapability(ctx context.Context, r *contracts.ExplainRequest) (*Explanation, error)
 	RequestCapability(ctx context.Context, r *contracts.CapabilityRequest) error
 	CapabilityRequests(ctx context.Context) ([]CapabilityRequest, error)
@@ -98,6 +99,9 @@ func (s *Server) capabilityRoutes() map[string]route {
 		}},
 		"DELETE /v1/capabilities/{id}": {act: func(w http.ResponseWriter, r *http.Request) error {
 			return reply(w, struct{}{}, n.RevokeCapability(r.Context(), r.PathValue("id"), r.URL.Query().Get("why")))
+		}},
+		"DELETE /v1/capabilities/held/{id}": {act: func(w http.ResponseWriter, r *http.Request) error {
+			return reply(w, struct{}{}, n.ForgetCapability(r.Context(), r.PathValue("id")))
 		}},
 		"POST /v1/capabilities/explanations": {act: func(w http.ResponseWriter, r *http.Request) error {
 			b, err := body(r)
@@ -206,6 +210,11 @@ func (c *Client) ImportCapability(ctx context.Context, chain string) (v Capabili
 // RevokeCapability takes back what the node has given.
 func (c *Client) RevokeCapability(ctx context.Context, id, why string) error {
 	return c.call(ctx, "DELETE", "/v1/capabilities/"+url.PathEscape(id)+"?why="+url.QueryEscape(why), nil, nil)
+}
+
+// ForgetCapability takes a capability out of the wallet.
+func (c *Client) ForgetCapability(ctx context.Context, id string) error {
+	return c.call(ctx, "DELETE", "/v1/capabilities/held/"+url.PathEscape(id), nil, nil)
 }
 
 // ExplainCapability asks how the node would decide.
