@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bufio"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/talosprotocol/talos/node"
 	"github.com/talosprotocol/talos/node/authority"
 	"github.com/talosprotocol/talos/node/gate"
+	"github.com/talosprotocol/talos/node/p2p"
 )
 
 // sendScope is the scope of sending messages to a DID.
@@ -181,5 +183,59 @@ func TestRequestsWait(t *testing.T) {
 	}
 	if _, err := b.Powers().Import(t.Context(), c.Text[:len(c.Text)-3]); err == nil {
 		t.Error("a cut token is imported")
+	}
+}
+
+// Whatever a peer says on the capability stream, it gets an answer with a code or a reset,
+// gains nothing, and harms nobody. AUT-2, AUT-3.
+func TestHostileQuestions(t *testing.T) {
+	_, _, ags := mesh(t, 1, 3)
+	a, b, c := ags[0], ags[1], ags[2]
+	id, _, err := b.Directory().Connect(t.Context(), a.DID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(frame []byte) []byte {
+		t.Helper()
+		s, err := b.Host().NewStream(t.Context(), id, b.Host().Protocol("capability", "1.0.0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Reset() //nolint:errcheck // the test is over with it
+		_ = s.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := s.Write(frame); err != nil {
+			return nil
+		}
+		out, err := p2p.ReadFrame(bufio.NewReader(s), 1<<20)
+		if err != nil {
+			return nil
+		}
+		return out
+	}
+	foreign, _, err := c.Powers().Grant(t.Context(), authority.Terms{To: a.DID(), Scopes: []string{"tool:x"}, Life: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, _ := a.Powers().Held()
+	frame := func(kind byte, body string) []byte { return p2p.AppendFrame(nil, append([]byte{kind}, body...)) }
+	for name, q := range map[string][]byte{
+		"empty": p2p.AppendFrame(nil, nil), "unknown kind": frame(9, ""), "too long": frame(1, strings.Repeat("a", 1<<20)), "no chain": frame(1, "a.b.c"),
+		"ten thousand links": frame(1, strings.Repeat("a.b.c~", 2500)), "somebody else's": frame(1, foreign.Text), "no JSON": frame(2, "{"),
+		"two values": frame(2, `{"scopes":["tool:a"],"hours":1}{}`), "unknown member": frame(2, `{"scopes":["tool:a"],"hours":1,"admin":true}`),
+		"no hours": frame(2, `{"scopes":["tool:a"]}`), "look-alike": frame(2, `{"scopes":["tооl:a"],"hours":1}`), "offered by a third": frame(3, foreign.Text),
+		"record 0": frame(4, "0"), "no number": frame(4, "abc"), "far": frame(4, "-9223372036854775808"),
+	} {
+		if out := ask(q); len(out) > 0 && out[0] != 0x01 {
+			t.Errorf("%s: %.80q", name, out)
+		}
+	}
+	if list, err := a.Powers().Requests(); err != nil || len(list) != 0 {
+		t.Errorf("requests %+v, %v", list, err)
+	}
+	if now, err := a.Powers().Held(); err != nil || len(now) != len(held) {
+		t.Errorf("%d tokens held, before %d, %v", len(now), len(held), err)
+	}
+	if out := ask(frame(4, "1")); len(out) < 2 || out[0] != 0 {
+		t.Errorf("the log of a node that has revoked nothing: %.80q", out)
 	}
 }
