@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/api"
+	"github.com/talosprotocol/talos/node/authority"
 	"github.com/talosprotocol/talos/node/directory"
 	"github.com/talosprotocol/talos/node/session"
 )
@@ -26,7 +28,7 @@ func (l *local) Status(context.Context) api.Status { return l.n.Status() }
 func (n *Node) Status() api.Status {
 	st, pub := n.dir.Self(), n.dir.Published()
 	s := api.Status{
-		DID: string(st.DID), Version: Version, Network: n.home.Config.Network, Roles: n.home.Config.Roles, State: st.Version(),
+		DID: string(st.DID), Version: Version, Network: n.home.Config.Network, Roles: n.home.Config.Roles, State: st.Version(), Strangers: cmp.Or(n.home.Config.Strangers, authority.StrangersAsk),
 		PeerID: n.host.ID().String(), Addresses: directory.Addrs(n.host), Started: n.started, Peers: len(n.host.Host.Network().Peers()),
 		Table: n.host.DHT.RoutingTable().Size(), Published: pub.Version, Acks: pub.Acks,
 		AuditOrigin: n.proofs.Log().Origin(), AuditSize: n.proofs.Log().Size(),

@@ -36,6 +36,7 @@ func (a *app) printStatus(st api.Status) {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	defer w.Flush() //nolint:errcheck // the terminal
 	fmt.Fprintf(w, "health\t%s\ndid\t%s\nroles\t%s\nnetwork\t%s\nstate\t%s, published %s (%d acknowledgements)\n", health, st.DID, strings.Join(st.Roles, ", "), st.Network, st.State, none(st.Published), st.Acks)
+	fmt.Fprintf(w, "strangers\tmay %s\n", map[bool]string{true: "send messages", false: "only ask for a capability"}[st.Strangers == "message"])
 	fmt.Fprintf(w, "peers\t%d connected, %d in the routing table, %d of %d kept peers reached\n", st.Peers, st.Table, st.Reached, st.Bootstraps)
 	fmt.Fprintf(w, "sessions\t%d\naudit log\t%d events, %d of them cosigned by %d anchors\n", st.Sessions, st.AuditSize, st.Witnessed, st.Cosigners)
 	if st.Evidence > 0 {

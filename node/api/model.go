@@ -33,6 +33,7 @@ type Status struct {
 	Network     string    `json:"network"`
 	Roles       []string  `json:"roles"`
 	State       string    `json:"state_version"`
+	Strangers   string    `json:"strangers"` // what agents without a capability may do: ask, or message
 	PeerID      string    `json:"peer_id"`
 	Addresses   []string  `json:"addresses"`
 	Started     time.Time `json:"started"`
