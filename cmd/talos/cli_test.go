@@ -97,6 +97,13 @@ func wait(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// ready waits until the node of a home says that it is.
+func ready(t testing.TB, home string) {
+	t.Helper()
+	says := regexp.MustCompile(`health +ready`)
+	wait(t, "readiness", func() bool { return says.MatchString(ok(t, "status", "--home", home)) })
+}
+
 func tempDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "talos") // short, for the socket
@@ -114,7 +121,7 @@ func TestTwoAgents(t *testing.T) {
 	ok(t, "init", "--home", a, "--kind", "local", "--role", "bootstrap,anchor,agent")
 	didA, addr, _ := up(t, "--home", a)
 	didB, _, stopB := up(t, "--home", b, "--kind", "local", "--bootstrap", addr, "--anchor", didA)
-	wait(t, "readiness", func() bool { return strings.Contains(ok(t, "status", "--home", b), "ready") })
+	ready(t, b)
 	if out := ok(t, "send", "--home", b, "--wait", "20s", didA, "hello"); !strings.Contains(out, "delivered") {
 		t.Errorf("send --wait: %s", out)
 	}
@@ -245,7 +252,7 @@ func TestCapabilities(t *testing.T) {
 	ok(t, "init", "--home", a, "--kind", "local", "--role", "bootstrap,anchor,agent", "--strangers", "ask")
 	didA, addr, _ := up(t, "--home", a)
 	didB, _, _ := up(t, "--home", b, "--kind", "local", "--bootstrap", addr, "--anchor", didA)
-	wait(t, "readiness", func() bool { return strings.Contains(ok(t, "status", "--home", b), "ready") })
+	ready(t, b)
 
 	scope := "agent:" + didA + "/method:send"
 	r := talos(t, "send", "--home", b, didA, "hello")

@@ -163,3 +163,68 @@ func BenchmarkArgs(b *testing.B) {
 		}
 	}
 }
+
+// unsignedLog makes a long log of org's quickly: signatures that catching up does not
+// look at are left out.
+func unsignedLog(w *world, n int) (raw [][]byte, head *capability.Head) {
+	signer := w.org.signer()
+	dummy := b64.EncodeToString(make([]byte, 64))
+	header := b64.EncodeToString([]byte(`{"alg":"EdDSA","kid":"` + string(signer.DID) + `#k0","typ":"talos-rev+jws"}`))
+	tip := capability.Tip{}
+	for i := range n {
+		var id capability.TokenID
+		binary.BigEndian.PutUint64(id[:], uint64(i)*0x9e3779b97f4a7c15+1)
+		p := contracts.Revocation{V: "talos-rev/1", Iss: string(signer.DID), Seq: tip.Seq + 1, Iat: now.Unix(), Until: now.Unix() + 86400, Reason: "misuse", Tid: id.String()}
+		if tip.Seq > 0 {
+			p.Prev = tip.Last.String()
+		}
+		input := header + "." + b64.EncodeToString(p.AppendCanonical(nil))
+		raw = append(raw, []byte(input+"."+dummy))
+		tip = capability.Tip{Seq: tip.Seq + 1, Last: hash(input)}
+	}
+	return raw, must(capability.VerifyHead([]byte(must(capability.SignHead(signer, tip, now))), w.v.Resolve, now))
+}
+
+// BenchmarkRevocations asks a set of a million records about the tokens of a chain of
+// three: what a decision pays after something was revoked, by anybody.
+func BenchmarkRevocations(b *testing.B) {
+	const n = 1_000_000
+	w := newWorld()
+	raw, head := unsignedLog(w, n)
+	set := capability.NewSet(w.exec.did)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	if err := set.CatchUp(head, raw); err != nil {
+		b.Fatal(err)
+	}
+	took := time.Since(start)
+	raw = nil // what is measured is the set alone
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	b.Logf("%d records were taken in %s; %d MB", set.Records(), took.Round(time.Millisecond), (int64(after.HeapAlloc)-int64(before.HeapAlloc))>>20)
+	w.v.Revoked = set
+	g := must(w.v.Verify(join(w.chain(3)...), holder(w.carol.did), now))
+	b.Run("check", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := set.Check(g, now); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("apply", func(b *testing.B) {
+		org := *w.org
+		org.tip = set.Tip(w.org.did)
+		r := w.revoke(&org, w.org.signer(), capability.Target{Token: capability.TokenID{7}}, now)
+		if err := set.Apply(r); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportAllocs()
+		for b.Loop() {
+			_ = set.Apply(r) // known: the look-up alone
+		}
+	})
+	runtime.KeepAlive(set)
+}

@@ -82,11 +82,14 @@ func splitJWS(text []byte) (*jws, error) {
 	return j, nil
 }
 
+var strict64 = base64.RawURLEncoding.Strict()
+
 // decode64 reads base64url and nothing that encodes otherwise: the standard library
-// skips line ends, and spare bits are a second text for the same bytes.
+// skips line ends, which shows in the length, and spare bits are a second text for the
+// same bytes.
 func decode64(s string) ([]byte, error) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || strings.ContainsAny(s, "\r\n") {
+	b, err := strict64.DecodeString(s)
+	if err != nil || strict64.EncodedLen(len(b)) != len(s) {
 		return nil, contracts.Errorf(contracts.Malformed, "not canonical base64url without padding")
 	}
 	return b, nil

@@ -26,6 +26,7 @@ type Token struct {
 	ID     TokenID
 	Scopes []Scope
 	jws    *jws
+	prev   *Token // the one before it in a chain
 }
 
 // ParseToken reads one token completely and strictly, and believes nothing of it.
@@ -68,7 +69,10 @@ func (t *Token) canonical() error {
 		return err
 	}
 	t.CapabilityToken, t.ID = *p, t.jws.id()
-	for _, did := range []string{p.Aud, p.Iss, p.Sub} {
+	for _, did := range [...]string{p.Aud, p.Iss, p.Sub} {
+		if t.prev != nil && (did == t.prev.Aud || did == t.prev.Sub) {
+			continue // it was read there
+		}
 		if _, err := identity.ParseDID(did); err != nil {
 			return contracts.Errorf(contracts.Malformed, "a DID in the token: %w", err)
 		}

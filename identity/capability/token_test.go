@@ -150,7 +150,7 @@ func unsigned(good string) map[string]string {
 		"padding": good + "==", "trailing dot": good + ".", "four parts": good + ".AA", "two parts": p[0] + "." + p[1], "one part": p[0], "no signature": p[0] + "." + p[1] + ".",
 		"line end in the signature": p[0] + "." + p[1] + "." + p[2][:40] + "\n" + p[2][40:], "line end in the payload": p[0] + "." + p[1][:40] + "\r\n" + p[1][40:] + "." + p[2],
 		"spare bits": good[:len(good)-1] + spare, "standard alphabet": p[0] + "." + p[1] + "." + strings.NewReplacer("-", "+", "_", "/").Replace(p[2]) + "+/",
-		"leading space": " " + good, "trailing line end": good + "\n", "JSON serialisation": `{"protected":"` + p[0] + `","payload":"` + p[1] + `","signature":"` + p[2] + `"}`,
+		"line end after the payload": p[0] + "." + p[1] + "\n." + p[2], "leading space": " " + good, "trailing line end": good + "\n", "JSON serialisation": `{"protected":"` + p[0] + `","payload":"` + p[1] + `","signature":"` + p[2] + `"}`,
 		"63 bytes": p[0] + "." + p[1] + "." + p[2][:84], "65 bytes": good + "AA", "empty header": "." + p[1] + "." + p[2],
 		"signature changed": p[0] + "." + p[1] + "." + flip(p[2], 3, string("AB"[b2i(p[2][3] == 'A')])),
 		"payload changed":   p[0] + "." + flip(p[1], 100, string("AB"[b2i(p[1][100] == 'A')])) + "." + p[2],

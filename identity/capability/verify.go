@@ -96,7 +96,11 @@ func (c *check) form() error {
 		if err != nil {
 			return nameLink(i, err)
 		}
-		c.tokens = append(c.tokens, &Token{jws: j})
+		t := &Token{jws: j}
+		if i > 0 {
+			t.prev = c.tokens[i-1]
+		}
+		c.tokens = append(c.tokens, t)
 	}
 	return nil
 }
