@@ -81,11 +81,22 @@ func add(a, b int64) int64 {
 	return a + b
 }
 
+// Units that the parts of a node count in. Others may be used in budgets; nothing is
+// spent of them.
+const (
+	Calls  = "calls"
+	Tokens = "tokens"    // of models, in and out
+	Micro  = "usd_micro" // millionths of a dollar
+)
+
+// Amounts is what a call costs: how much of each unit, from 0. What is absent is 0.
+type Amounts map[string]int64
+
 // Reservation is what a running call holds of its payers' budgets.
 type Reservation struct {
 	l      *Ledger
 	payers []Payer
-	held   int64
+	held   Amounts
 	over   []string // accounts in mode Warn that went over
 	done   bool
 }
@@ -93,9 +104,10 @@ type Reservation struct {
 // Over names the accounts in mode warn that are over their budget.
 func (r *Reservation) Over() []string { return slices.Clone(r.over) }
 
-// Reserve holds amount of every payer's budget, or of none: with an error of code
-// BUDGET_EXHAUSTED that names the account. The caller settles or the budget stays held.
-func (l *Ledger) Reserve(payers []Payer, amount int64) (*Reservation, error) {
+// Reserve holds cost of every payer's budget, each in its own unit, or of none: with an
+// error of code BUDGET_EXHAUSTED that names the account. The caller settles or the budget
+// stays held.
+func (l *Ledger) Reserve(payers []Payer, cost Amounts) (*Reservation, error) {
 	r := &Reservation{l: l}
 	for _, p := range payers {
 		if p.Mode == Warn || p.Mode == Hard {
@@ -104,14 +116,16 @@ func (l *Ledger) Reserve(payers []Payer, amount int64) (*Reservation, error) {
 			return nil, contracts.Errorf(contracts.ConfigInvalid, "the budget of %s has the mode %.20q; it is off, warn or hard", p.Account, p.Mode)
 		}
 	}
-	return r, r.TopUp(amount)
+	return r, r.TopUp(cost)
 }
 
 // TopUp holds more, as Reserve does: a stream asks for a slice at a time, and is cut
 // when there is no more.
-func (r *Reservation) TopUp(amount int64) error {
-	if amount < 0 {
-		return contracts.Errorf(contracts.Malformed, "a budget is reserved in amounts from 0, not %d", amount)
+func (r *Reservation) TopUp(cost Amounts) error {
+	for unit, n := range cost {
+		if n < 0 {
+			return contracts.Errorf(contracts.Malformed, "a budget is reserved in amounts from 0, not %d %s", n, unit)
+		}
 	}
 	r.l.mu.Lock()
 	defer r.l.mu.Unlock()
@@ -121,7 +135,7 @@ func (r *Reservation) TopUp(amount int64) error {
 	var over []string
 	for _, p := range r.payers {
 		a := r.l.account(p.Account, p.Unit)
-		ceiling := a.adaptive.of(p.Max)
+		ceiling, amount := a.adaptive.of(p.Max), cost[p.Unit]
 		if add(add(a.used, a.held), amount) <= ceiling {
 			continue
 		}
@@ -132,15 +146,23 @@ func (r *Reservation) TopUp(amount int64) error {
 	}
 	for _, p := range r.payers {
 		a := r.l.account(p.Account, p.Unit)
-		a.held = add(a.held, amount)
+		a.held = add(a.held, cost[p.Unit])
 	}
-	r.held, r.over = add(r.held, amount), over
+	if r.held == nil && len(r.payers) > 0 {
+		r.held = Amounts{}
+	}
+	if len(r.payers) > 0 {
+		for unit, n := range cost {
+			r.held[unit] = add(r.held[unit], n)
+		}
+	}
+	r.over = over
 	return nil
 }
 
 // Settle ends the reservation: used is what the call really cost, which may be more
 // than was held, and counts all the same. It gives the rows that changed.
-func (r *Reservation) Settle(used int64) []Spent {
+func (r *Reservation) Settle(used Amounts) []Spent {
 	r.l.mu.Lock()
 	defer r.l.mu.Unlock()
 	if r.done {
@@ -149,8 +171,8 @@ func (r *Reservation) Settle(used int64) []Spent {
 	r.done = true
 	for _, p := range r.payers {
 		a := r.l.account(p.Account, p.Unit)
-		a.held -= r.held
-		a.used = add(a.used, max(used, 0))
+		a.held -= r.held[p.Unit]
+		a.used = add(a.used, max(used[p.Unit], 0))
 	}
 	return r.rows()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/talosprotocol/talos/contracts"
@@ -56,8 +57,8 @@ type Request struct {
 	Session       string
 	RequestDigest string
 	Reason        string // one of the audit event's reasons
-	// Amount is reserved of every payer's budget before the work begins.
-	Amount int64
+	// Cost is reserved of every payer's budget before the work begins.
+	Cost Amounts
 	// Allow further limits beside the surface's own, from whoever runs the node.
 	Rate Rate
 }
@@ -104,7 +105,7 @@ type Event struct {
 
 // Result is what the work says of itself.
 type Result struct {
-	Used              int64 // of the budget, really
+	Used              Amounts // of the budgets, really
 	UnitsIn, UnitsOut int64
 	ResultDigest      string
 }
@@ -118,7 +119,12 @@ type Pass struct {
 
 // TopUp reserves more of the budgets, while the work goes on; on an error the work must
 // end.
-func (p *Pass) TopUp(amount int64) error { return p.reservation.TopUp(amount) }
+func (p *Pass) TopUp(cost Amounts) error { return p.reservation.TopUp(cost) }
+
+// Hard reports whether a hard budget pays for the call.
+func (p *Pass) Hard() bool {
+	return slices.ContainsFunc(p.Payers, func(p Payer) bool { return p.Mode == Hard })
+}
 
 // Gate is the door. It is safe for concurrent use.
 type Gate struct {
@@ -168,10 +174,26 @@ func (g *Gate) Do(ctx context.Context, r *Request, work func(context.Context, *P
 	}
 	intent, err := g.begin(ctx, r, s, pass)
 	if err != nil {
-		pass.reservation.Settle(0)
+		pass.reservation.Settle(nil)
 		return err
 	}
 	return g.run(ctx, r, s, pass, intent, work)
+}
+
+// May reports why a call would be denied, nil if it would not be for want of authority:
+// for lists of what somebody may do. It consumes and records nothing, and says nothing of
+// rates and budgets.
+func (g *Gate) May(ctx context.Context, r *Request) error {
+	s := g.reg.Surface(r.Surface)
+	if s == nil {
+		return contracts.Errorf(contracts.Forbidden, "%.64q is on no surface of the registry, and denied", r.Surface)
+	}
+	c, err := call(s, r.Params, r.Args)
+	if err != nil || s.Open != nil && *s.Open {
+		return err
+	}
+	_, err = g.auth.Decide(ctx, g.now(), r, c)
+	return err
 }
 
 // Check decides without doing anything: for surfaces that have an order and a record of
@@ -185,7 +207,7 @@ func (g *Gate) Check(ctx context.Context, r *Request) (Decision, error) {
 	if err != nil {
 		return Decision{}, err
 	}
-	pass.reservation.Settle(r.Amount)
+	pass.reservation.Settle(r.Cost)
 	return pass.Decision, nil
 }
 
@@ -210,7 +232,7 @@ func (g *Gate) admit(ctx context.Context, r *Request, s *contracts.Surface) (*Pa
 		g.ledger.Outcome(d.Payers, true)
 		return nil, err
 	}
-	res, err := g.ledger.Reserve(d.Payers, r.Amount)
+	res, err := g.ledger.Reserve(d.Payers, r.Cost)
 	if err != nil {
 		g.ledger.Outcome(d.Payers, true)
 		g.denied(ctx, r, s, err)
@@ -218,7 +240,7 @@ func (g *Gate) admit(ctx context.Context, r *Request, s *contracts.Surface) (*Pa
 	}
 	if d.Commit != nil {
 		if err := d.Commit(now); err != nil {
-			res.Settle(0)
+			res.Settle(nil)
 			g.denied(ctx, r, s, err)
 			return nil, err
 		}
@@ -265,7 +287,7 @@ func (g *Gate) end(ctx context.Context, r *Request, s *contracts.Surface, p *Pas
 	}
 	e := g.event("result", r, s, p.Decision)
 	e.Intent, e.Outcome, e.Code = intent, outcome(failed), contracts.CodeOf(failed)
-	e.UnitsIn, e.UnitsOut, e.ResultDigest, e.Duration = res.UnitsIn, res.UnitsOut, res.ResultDigest, took
+	e.UnitsIn, e.UnitsOut, e.CostMicro, e.ResultDigest, e.Duration = res.UnitsIn, res.UnitsOut, res.Used[Micro], res.ResultDigest, took
 	_, err := g.book.Enter(context.WithoutCancel(ctx), e, rows)
 	return err
 }

@@ -223,9 +223,9 @@ func TestLimitsAreExactUnderConcurrency(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 1000 {
 		wg.Go(func() {
-			err := g.Do(t.Context(), &gate.Request{Surface: "a", Who: who, Amount: 1}, func(context.Context, *gate.Pass) (gate.Result, error) {
+			err := g.Do(t.Context(), &gate.Request{Surface: "a", Who: who, Cost: gate.Amounts{gate.Calls: 1}}, func(context.Context, *gate.Pass) (gate.Result, error) {
 				passed.Add(1)
-				return gate.Result{Used: 1}, nil
+				return gate.Result{Used: gate.Amounts{gate.Calls: 1}}, nil
 			})
 			if err != nil && contracts.CodeOf(err) != contracts.BudgetExhausted {
 				t.Error(err)
@@ -258,8 +258,8 @@ func TestLedger(t *testing.T) {
 				i := rapid.IntRange(0, len(running)-1).Draw(t, "which")
 				o := running[i]
 				n := rapid.Int64Range(0, o.held).Draw(t, "used")
-				o.r.Settle(n)
-				o.r.Settle(n) // twice is once
+				o.r.Settle(gate.Amounts{"u": n, "other": 9})
+				o.r.Settle(gate.Amounts{"u": n}) // twice is once
 				for _, p := range o.payers {
 					used[p.Account], held[p.Account] = used[p.Account]+n, held[p.Account]-o.held
 				}
@@ -273,7 +273,7 @@ func TestLedger(t *testing.T) {
 				for _, p := range payers {
 					fits = fits && used[p.Account]+held[p.Account]+n <= p.Max
 				}
-				r, err := l.Reserve(payers, n)
+				r, err := l.Reserve(payers, gate.Amounts{"u": n, "other": 1 << 40})
 				if (err == nil) != fits {
 					t.Fatalf("reserve %d of %+v with %v used, %v held: %v", n, payers, used, held, err)
 				}
@@ -322,13 +322,13 @@ func TestCeilingFallsAndRecovers(t *testing.T) {
 			t.Errorf("step %d: ceiling %d, want %d", i, l.Ceiling("a", "u", 801), s.want)
 		}
 	}
-	if _, err := l.Reserve([]gate.Payer{{Account: "x", Unit: "u", Max: 5, Mode: gate.Warn}}, 9); err != nil {
+	if _, err := l.Reserve([]gate.Payer{{Account: "x", Unit: "u", Max: 5, Mode: gate.Warn}}, gate.Amounts{"u": 9}); err != nil {
 		t.Errorf("warn refuses: %v", err)
 	}
-	if _, err := l.Reserve([]gate.Payer{{Account: "x", Unit: "u", Max: 5, Mode: "often"}}, 1); contracts.CodeOf(err) != contracts.ConfigInvalid {
+	if _, err := l.Reserve([]gate.Payer{{Account: "x", Unit: "u", Max: 5, Mode: "often"}}, gate.Amounts{"u": 1}); contracts.CodeOf(err) != contracts.ConfigInvalid {
 		t.Errorf("an unknown mode: %v", err)
 	}
-	if _, err := l.Reserve(p, -1); contracts.CodeOf(err) != contracts.Malformed {
+	if _, err := l.Reserve(p, gate.Amounts{"u": -1}); contracts.CodeOf(err) != contracts.Malformed {
 		t.Errorf("a negative amount: %v", err)
 	}
 }
@@ -339,10 +339,10 @@ func TestTopUp(t *testing.T) {
 		return gate.Decision{Payers: []gate.Payer{{Account: "a", Unit: "u", Max: 25, Mode: gate.Hard}}}, nil
 	}, surface("a", func(s *contracts.Surface) { s.Record = "none" }))
 	slices := 0
-	err := g.Do(t.Context(), &gate.Request{Surface: "a", Who: who, Amount: 10}, func(_ context.Context, p *gate.Pass) (gate.Result, error) {
+	err := g.Do(t.Context(), &gate.Request{Surface: "a", Who: who, Cost: gate.Amounts{"u": 10}}, func(_ context.Context, p *gate.Pass) (gate.Result, error) {
 		for {
-			if err := p.TopUp(10); err != nil {
-				return gate.Result{Used: 20}, err
+			if err := p.TopUp(gate.Amounts{"u": 10}); err != nil {
+				return gate.Result{Used: gate.Amounts{"u": 20}}, err
 			}
 			slices++
 		}
