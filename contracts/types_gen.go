@@ -522,6 +522,82 @@ func (v *BundleHead) AppendCanonical(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// CapabilityAsk is what a node asks the owner of another one for: question 02 of spec/authority.md.
+type CapabilityAsk struct {
+	// For how long.
+	Hours  int64    `json:"hours"`
+	Scopes []string `json:"scopes"`
+	// A reason, in the words of whoever asks.
+	Why string `json:"why,omitzero"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *CapabilityAsk) Validate() error {
+	if err := checkInt("hours", v.Hours, 1, 720); err != nil {
+		return err
+	}
+	if err := checkLen("scopes", len(v.Scopes), 1, 8); err != nil {
+		return err
+	}
+	for i := range v.Scopes {
+		if err := checkString(index("scopes", i), v.Scopes[i], 3, 512, nil); err != nil {
+			return err
+		}
+	}
+	if v.Why != "" {
+		if err := checkString("why", v.Why, 0, 500, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *CapabilityAsk) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"hours\":"...)
+	dst = jcs.AppendInt(dst, v.Hours)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"scopes\":"...)
+	dst = append(dst, '[')
+	for i := range v.Scopes {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Scopes[i])
+	}
+	dst = append(dst, ']')
+	if v.Why != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"why\":"...)
+		dst = jcs.AppendString(dst, v.Why)
+	}
+	return append(dst, '}')
+}
+
+// ParseCapabilityAsk reads a CapabilityAsk from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseCapabilityAsk(data []byte) (*CapabilityAsk, error) {
+	v := new(CapabilityAsk)
+	if err := parse("capability-ask", data, 16384, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeCapabilityAsk reads a CapabilityAsk from its canonical bytes and refuses any other.
+func DecodeCapabilityAsk(data []byte) (*CapabilityAsk, error) {
+	v := new(CapabilityAsk)
+	if err := decode("capability-ask", data, 16384, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // CapabilityRequest asks the owner of another node for a capability.
 type CapabilityRequest struct {
 	Hours int64 `json:"hours"`
@@ -1588,6 +1664,8 @@ func DecodeEvidenceMessage(data []byte) (*EvidenceMessage, error) {
 // ExplainRequest asks a node how it would decide of a capability and a call.
 type ExplainRequest struct {
 	Access string `json:"access"`
+	// The call's arguments, a JSON object; conditions look at them.
+	Args string `json:"args,omitzero"`
 	// The DID that would call.
 	By       string   `json:"by"`
 	Chain    string   `json:"chain"`
@@ -1601,6 +1679,11 @@ type ExplainRequest struct {
 func (v *ExplainRequest) Validate() error {
 	if err := checkEnum("access", v.Access, "destructive", "read", "write"); err != nil {
 		return err
+	}
+	if v.Args != "" {
+		if err := checkString("args", v.Args, 0, 32768, nil); err != nil {
+			return err
+		}
 	}
 	if err := checkString("by", v.By, 8, 64, nil); err != nil {
 		return err
@@ -1637,6 +1720,13 @@ func (v *ExplainRequest) AppendCanonical(dst []byte) []byte {
 	dst = append(dst, '{')
 	dst = append(dst, "\"access\":"...)
 	dst = jcs.AppendString(dst, v.Access)
+	if v.Args != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"args\":"...)
+		dst = jcs.AppendString(dst, v.Args)
+	}
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
 	}
@@ -1705,8 +1795,12 @@ type GrantRequest struct {
 	BudgetMax *int64 `json:"budget_max,omitzero"`
 	// With budget_max: what may be spent.
 	BudgetUnit string `json:"budget_unit,omitzero"`
+	// Further conditions, as in spec/capability.md.
+	Constraints []Constraint `json:"constraints,omitzero"`
 	// How many further tokens may follow.
 	Delegations *int64 `json:"delegations,omitzero"`
+	// The node where it counts; this one if absent. Another one takes it if its configuration names this one as a root.
+	Executor string `json:"executor,omitzero"`
 	// How old knowledge of revocations may be; 300 if absent.
 	FreshSeconds *int64 `json:"fresh_seconds,omitzero"`
 	MaxCalls     *int64 `json:"max_calls,omitzero"`
@@ -1734,8 +1828,23 @@ func (v *GrantRequest) Validate() error {
 			return err
 		}
 	}
+	if len(v.Constraints) > 0 {
+		if err := checkLen("constraints", len(v.Constraints), 0, 60); err != nil {
+			return err
+		}
+		for i := range v.Constraints {
+			if err := within(index("constraints", i), v.Constraints[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
 	if v.Delegations != nil {
 		if err := checkInt("delegations", *v.Delegations, 0, 3); err != nil {
+			return err
+		}
+	}
+	if v.Executor != "" {
+		if err := checkString("executor", v.Executor, 8, 64, nil); err != nil {
 			return err
 		}
 	}
@@ -1792,12 +1901,33 @@ func (v *GrantRequest) AppendCanonical(dst []byte) []byte {
 		dst = append(dst, "\"budget_unit\":"...)
 		dst = jcs.AppendString(dst, v.BudgetUnit)
 	}
+	if len(v.Constraints) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"constraints\":"...)
+		dst = append(dst, '[')
+		for i := range v.Constraints {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Constraints[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
 	if v.Delegations != nil {
 		if dst[len(dst)-1] != '{' {
 			dst = append(dst, ',')
 		}
 		dst = append(dst, "\"delegations\":"...)
 		dst = jcs.AppendInt(dst, *v.Delegations)
+	}
+	if v.Executor != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"executor\":"...)
+		dst = jcs.AppendString(dst, v.Executor)
 	}
 	if v.FreshSeconds != nil {
 		if dst[len(dst)-1] != '{' {
@@ -2192,6 +2322,8 @@ type NodeConfig struct {
 	// Name of the network; nodes of other names are never met.
 	Network string   `json:"network"`
 	Roles   []string `json:"roles"`
+	// Other DIDs whose capabilities count here without this node's own signature, each for some kinds of scopes.
+	Roots []Root `json:"roots,omitzero"`
 	// What agents may do that have shown no capability: ask for one, or also send messages. Ask if absent.
 	Strangers string `json:"strangers,omitzero"`
 	V         string `json:"v"`
@@ -2286,6 +2418,16 @@ func (v *NodeConfig) Validate() error {
 	for i := range v.Roles {
 		if err := checkEnum(index("roles", i), v.Roles[i], "agent", "bootstrap", "anchor"); err != nil {
 			return err
+		}
+	}
+	if len(v.Roots) > 0 {
+		if err := checkLen("roots", len(v.Roots), 0, 64); err != nil {
+			return err
+		}
+		for i := range v.Roots {
+			if err := within(index("roots", i), v.Roots[i].Validate()); err != nil {
+				return err
+			}
 		}
 	}
 	if v.Strangers != "" {
@@ -2426,6 +2568,20 @@ func (v *NodeConfig) AppendCanonical(dst []byte) []byte {
 		dst = jcs.AppendString(dst, v.Roles[i])
 	}
 	dst = append(dst, ']')
+	if len(v.Roots) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"roots\":"...)
+		dst = append(dst, '[')
+		for i := range v.Roots {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Roots[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
 	if v.Strangers != "" {
 		if dst[len(dst)-1] != '{' {
 			dst = append(dst, ',')
@@ -3157,6 +3313,49 @@ func (v *RoleBinding) AppendCanonical(dst []byte) []byte {
 		dst = append(dst, "\"until\":"...)
 		dst = jcs.AppendString(dst, v.Until)
 	}
+	return append(dst, '}')
+}
+
+// Root is a root of authority beside the node itself.
+type Root struct {
+	DID string `json:"did"`
+	// The kinds of scopes that it may give.
+	Kinds []string `json:"kinds"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Root) Validate() error {
+	if err := checkString("did", v.DID, 0, -1, pattern8); err != nil {
+		return err
+	}
+	if err := checkLen("kinds", len(v.Kinds), 1, 5); err != nil {
+		return err
+	}
+	for i := range v.Kinds {
+		if err := checkEnum(index("kinds", i), v.Kinds[i], "agent", "model", "node", "tool", "topic"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Root) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"did\":"...)
+	dst = jcs.AppendString(dst, v.DID)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"kinds\":"...)
+	dst = append(dst, '[')
+	for i := range v.Kinds {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Kinds[i])
+	}
+	dst = append(dst, ']')
 	return append(dst, '}')
 }
 

@@ -222,6 +222,7 @@ func TestHostileQuestions(t *testing.T) {
 		"empty": p2p.AppendFrame(nil, nil), "unknown kind": frame(9, ""), "too long": frame(1, strings.Repeat("a", 1<<20)), "no chain": frame(1, "a.b.c"),
 		"ten thousand links": frame(1, strings.Repeat("a.b.c~", 2500)), "somebody else's": frame(1, foreign.Text), "no JSON": frame(2, "{"),
 		"two values": frame(2, `{"scopes":["tool:a"],"hours":1}{}`), "unknown member": frame(2, `{"scopes":["tool:a"],"hours":1,"admin":true}`),
+		"a member twice": frame(2, `{"scopes":["tool:a"],"hours":1,"hours":2}`), "twice, escaped": frame(2, `{"scopes":["tool:a"],"hours":1,"\u0068ours":2}`), "another case": frame(2, `{"Scopes":["tool:a"],"hours":1}`),
 		"no hours": frame(2, `{"scopes":["tool:a"]}`), "look-alike": frame(2, `{"scopes":["tооl:a"],"hours":1}`), "offered by a third": frame(3, foreign.Text),
 		"record 0": frame(4, "0"), "no number": frame(4, "abc"), "far": frame(4, "-9223372036854775808"),
 	} {

@@ -68,14 +68,40 @@ func (n *Node) signer() (capability.Signer, error) {
 	return capability.Signer{DID: n.home.DID(), KSN: n.home.State.SN, Key: k.control.Ed25519()}, nil
 }
 
+// rootsOf reads which other DIDs are roots of authority here, and for what.
+func rootsOf(c *contracts.NodeConfig) (map[identity.DID][]capability.Kind, error) {
+	roots := map[identity.DID][]capability.Kind{}
+	for _, r := range c.Roots {
+		did, err := identity.ParseDID(r.DID)
+		if err != nil {
+			return nil, contracts.Errorf(contracts.ConfigInvalid, "a root of the configuration: %w", err)
+		}
+		if _, twice := roots[did]; twice {
+			return nil, contracts.Errorf(contracts.ConfigInvalid, "the configuration names the root %s twice", did)
+		}
+		for _, text := range r.Kinds {
+			kind, err := capability.ParseKind(text)
+			if err != nil {
+				return nil, contracts.Errorf(contracts.ConfigInvalid, "a root of the configuration: %w", err)
+			}
+			roots[did] = append(roots[did], kind)
+		}
+	}
+	return roots, nil
+}
+
 // openPowers starts what the node knows of who may do what.
 func (n *Node) openPowers(ctx context.Context) (err error) {
 	p, err := readPolicy(n.home.path(filePolicy))
 	if err != nil {
 		return err
 	}
+	roots, err := rootsOf(n.home.Config)
+	if err != nil {
+		return err
+	}
 	n.powers, err = authority.New(ctx, authority.Config{
-		Signer: n.signer, Strangers: n.home.Config.Strangers, Policy: p, Rows: n.store.Table(), Revocations: n.store.Revocations(),
+		Signer: n.signer, Roots: roots, Strangers: n.home.Config.Strangers, Policy: p, Rows: n.store.Table(), Revocations: n.store.Revocations(),
 		Record: func(ctx context.Context, typ string, to identity.DID, token capability.TokenID) error {
 			ev := n.proofs.NewEvent(typ)
 			ev.Peer, ev.Capability, ev.Outcome = string(to), token.String(), "ok"

@@ -68,6 +68,8 @@ type InitOptions struct {
 	Anchors   []string
 	API       string // a port of 127.0.0.1 that is free
 	Interval  int64  // seconds between checkpoints; 0: 60
+	// Roots are other DIDs that may give capabilities that count here.
+	Roots     []contracts.Root
 	Strangers string // what agents without a capability may do: "ask", or "message" too; message on a local network
 }
 
@@ -105,7 +107,7 @@ func Init(dir string, o InitOptions) (*Home, error) {
 func (o InitOptions) config() *contracts.NodeConfig {
 	c := &contracts.NodeConfig{
 		V: "talos-config/1", Network: or(o.Network, "talos"), Kind: or(o.Kind, "private"), Roles: o.Roles,
-		Listen: o.Listen, Announce: o.Announce, Bootstrap: o.Bootstrap, Anchors: o.Anchors, API: or(o.API, "127.0.0.1:0"),
+		Listen: o.Listen, Announce: o.Announce, Bootstrap: o.Bootstrap, Anchors: o.Anchors, Roots: o.Roots, API: or(o.API, "127.0.0.1:0"),
 	}
 	if len(c.Roles) == 0 {
 		c.Roles = []string{"agent"}

@@ -2,8 +2,11 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"github.com/talosprotocol/talos/identity/keystore"
 	"github.com/talosprotocol/talos/node/api"
 	"github.com/talosprotocol/talos/node/authority"
+	"github.com/talosprotocol/talos/node/directory"
 )
 
 // shown gives a chain as the API shows it.
@@ -60,7 +64,12 @@ func terms(r *contracts.GrantRequest) (authority.Terms, error) {
 	}
 	t := authority.Terms{
 		To: to, Scopes: r.Scopes, Delegations: int(orZero(r.Delegations)), Life: time.Duration(r.Seconds) * time.Second,
-		Fresh: time.Duration(orZero(r.FreshSeconds)) * time.Second,
+		Fresh: time.Duration(orZero(r.FreshSeconds)) * time.Second, Constraints: r.Constraints,
+	}
+	if r.Executor != "" {
+		if t.At, err = identity.ParseDID(r.Executor); err != nil {
+			return t, err
+		}
 	}
 	if (r.RateCalls == nil) != (r.RateSeconds == nil) || (r.BudgetUnit == "") != (r.BudgetMax == nil) {
 		return t, contracts.Errorf(contracts.Malformed, "a rate has calls and seconds, a budget a unit and a maximum")
@@ -90,6 +99,9 @@ func (l *local) Grant(ctx context.Context, r *contracts.GrantRequest, parent str
 	if parent == "" {
 		c, delivered, err = l.n.powers.Grant(ctx, t)
 	} else {
+		if t.At != "" {
+			return nil, contracts.Errorf(contracts.Malformed, "part of a capability counts where the capability does: a delegation names no executor")
+		}
 		id, e := tokenID(parent)
 		if e != nil {
 			return nil, e
@@ -148,6 +160,17 @@ func (l *local) ExplainCapability(_ context.Context, r *contracts.ExplainRequest
 	if err != nil {
 		return nil, err
 	}
+	if r.Args != "" {
+		if call.Args, err = capability.ParseArgs([]byte(r.Args)); err != nil {
+			return nil, err
+		}
+	}
+	if call.Peer, err = capability.NewPrincipal(by); err != nil {
+		return nil, err
+	}
+	if call.Gateway, err = capability.NewPrincipal(l.n.DID()); err != nil {
+		return nil, err
+	}
 	e, err := l.n.powers.Explain(r.Chain, by, &call)
 	if err != nil {
 		return nil, err
@@ -194,6 +217,36 @@ func (l *local) Budgets(context.Context) ([]api.Budget, error) {
 		out = append(out, api.Budget{Account: r.Account, Unit: r.Unit, Used: r.Used, Held: r.Held})
 	}
 	return out, err
+}
+
+func (l *local) Limits(context.Context) ([]api.Limit, error) {
+	rates, callers := l.n.gate.Registry().Rates(), map[string][]api.LimitCaller{}
+	for _, b := range l.n.gate.Limited(time.Now()) {
+		callers[b.Surface] = append(callers[b.Surface], api.LimitCaller{Subject: b.Subject, Left: b.Left})
+	}
+	out := []api.Limit{}
+	for _, id := range slices.Sorted(maps.Keys(rates)) {
+		out = append(out, api.Limit{Surface: id, Burst: rates[id].Burst, EveryMS: rates[id].Every.Milliseconds(), Callers: callers[id]})
+	}
+	return out, nil
+}
+
+func (l *local) State(ctx context.Context, text string) (json.RawMessage, error) {
+	did, err := identity.ParseDID(text)
+	if err != nil {
+		return nil, err
+	}
+	if did == l.n.DID() {
+		return l.n.dir.Self().Raw, nil
+	}
+	r, err := l.n.dir.Resolve(ctx, did, directory.Options{})
+	if err != nil {
+		return nil, err
+	}
+	if r.State == nil {
+		return nil, contracts.Errorf(contracts.NotFound, "%s has no state record: it is its own key", did.Short())
+	}
+	return r.State.Raw, nil
 }
 
 func (l *local) RequestCapability(ctx context.Context, r *contracts.CapabilityRequest) error {

@@ -28,62 +28,14 @@ It is of no use to whoever finds it, only to the DID that it names.
   talos cap request <did> --scope agent:<that did>/method:send      ask another's owner
   talos cap requests, talos cap approve 1                          answer those who ask
   talos cap revoke <id>                                            take it back
+  talos cap verify <capability>                                    check what somebody shows
 
 A scope says kind:name[/method:name[/resource:path]]; * stands for any name or method, a
 path may end in * (one more segment) or ** (all below).`,
 	}
-	c.AddCommand(a.capGrantCmd(), a.capDelegateCmd(), a.capListCmd(), a.capInspectCmd(), a.capImportCmd(), a.capForgetCmd(), a.capRevokeCmd(),
+	c.AddCommand(a.capGrantCmd(), a.capDelegateCmd(), a.capListCmd(), a.capInspectCmd(), a.capVerifyCmd(), a.capExportCmd(), a.capImportCmd(), a.capForgetCmd(), a.capRevokeCmd(),
 		a.capRequestCmd(), a.capRequestsCmd(), a.capSettleCmd("approve", true), a.capSettleCmd("decline", false), a.capExplainCmd())
 	return c
-}
-
-// grantFlags are what a grant and a delegation have in common.
-type grantFlags struct {
-	scopes      []string
-	life        time.Duration
-	delegations int64
-	readOnly    bool
-	calls       int64
-	budget      string
-}
-
-func (g *grantFlags) add(c *cobra.Command) {
-	c.Flags().StringArrayVar(&g.scopes, "scope", nil, "what it allows; may be given several times")
-	c.Flags().DurationVar(&g.life, "for", 24*time.Hour, "how long it is valid, up to 720h")
-	c.Flags().Int64Var(&g.delegations, "delegations", 0, "how many further tokens may follow, up to 3")
-	c.Flags().BoolVar(&g.readOnly, "read-only", false, "only for what the executing node calls reading")
-	c.Flags().Int64Var(&g.calls, "max-calls", 0, "how many calls in all; 0 for any number")
-	c.Flags().StringVar(&g.budget, "budget", "", "what may be spent, as unit=number")
-	_ = c.MarkFlagRequired("scope")
-}
-
-func (g *grantFlags) request(to string) (*contracts.GrantRequest, error) {
-	r := &contracts.GrantRequest{To: to, Seconds: int64(g.life / time.Second)}
-	for _, s := range g.scopes {
-		s, err := encodeScope(s)
-		if err != nil {
-			return nil, err
-		}
-		r.Scopes = append(r.Scopes, s)
-	}
-	if g.delegations > 0 {
-		r.Delegations = &g.delegations
-	}
-	if g.readOnly {
-		r.ReadOnly = &g.readOnly
-	}
-	if g.calls > 0 {
-		r.MaxCalls = &g.calls
-	}
-	if g.budget != "" {
-		unit, number, ok := strings.Cut(g.budget, "=")
-		var n int64
-		if _, err := fmt.Sscan(number, &n); !ok || err != nil {
-			return nil, contracts.Errorf(contracts.Malformed, "--budget: want unit=number, as in tokens=50000")
-		}
-		r.BudgetUnit, r.BudgetMax = unit, &n
-	}
-	return r, nil
 }
 
 // encodeScope lets people write a DID in a scope as it is: the colons of a name are
@@ -118,11 +70,13 @@ func (a *app) printGranted(v api.Granted) error {
 
 func (a *app) capGrantCmd() *cobra.Command {
 	var g grantFlags
-	c := &cobra.Command{Use: "grant <did>", Short: "Let a DID do something at this node", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+	var at string
+	c := &cobra.Command{Use: "grant <did>", Short: "Let a DID do something at this node", Long: grantHelp, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		r, err := g.request(args[0])
 		if err != nil {
 			return err
 		}
+		r.Executor = at
 		v, err := a.client().Grant(c.Context(), r, "")
 		if err != nil {
 			return err
@@ -130,12 +84,13 @@ func (a *app) capGrantCmd() *cobra.Command {
 		return a.printGranted(v)
 	}}
 	g.add(c)
+	c.Flags().StringVar(&at, "at", "", "the DID of another node, for use there: its configuration must name this one as a root")
 	return c
 }
 
 func (a *app) capDelegateCmd() *cobra.Command {
 	var g grantFlags
-	c := &cobra.Command{Use: "delegate <id> <did>", Short: "Give part of a capability on", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+	c := &cobra.Command{Use: "delegate <id> <did>", Short: "Give part of a capability on", Long: grantHelp, Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
 		r, err := g.request(args[1])
 		if err != nil {
 			return err
@@ -174,20 +129,29 @@ func (a *app) capListCmd() *cobra.Command {
 	}}
 }
 
-// chainArg reads a chain: the text itself, a file, or "-" for standard input.
+// chainArg reads a chain: the text itself, that of a QR code, a file, or "-" for standard
+// input.
 func chainArg(arg string) (string, error) {
-	if arg == "-" {
-		b, err := io.ReadAll(io.LimitReader(os.Stdin, capability.MaxChainBytes+1))
-		return strings.TrimSpace(string(b)), err
+	text := arg
+	switch {
+	case arg == "-":
+		b, err := io.ReadAll(io.LimitReader(os.Stdin, 2*capability.MaxChainBytes))
+		if err != nil {
+			return "", err
+		}
+		text = string(b)
+	case strings.HasPrefix(arg, "eyJ") || capability.IsChainURI(arg): // the beginning of every token
+	default:
+		b, err := os.ReadFile(arg)
+		if err != nil {
+			return "", contracts.Errorf(contracts.NotFound, "%.80q is neither a capability nor a file: %w", arg, err)
+		}
+		text = string(b)
 	}
-	if strings.HasPrefix(arg, "eyJ") { // the beginning of every token
-		return arg, nil
+	if text = strings.TrimSpace(text); capability.IsChainURI(text) {
+		return capability.ParseChainURI(text)
 	}
-	b, err := os.ReadFile(arg)
-	if err != nil {
-		return "", contracts.Errorf(contracts.NotFound, "%.80q is neither a capability nor a file: %w", arg, err)
-	}
-	return strings.TrimSpace(string(b)), nil
+	return text, nil
 }
 
 func (a *app) capInspectCmd() *cobra.Command {
@@ -318,24 +282,25 @@ func (a *app) capSettleCmd(word string, approve bool) *cobra.Command {
 }
 
 func (a *app) capExplainCmd() *cobra.Command {
-	var token, call, by, access string
+	var token, call, by, access, args string
 	c := &cobra.Command{
 		Use: "explain", Short: "Say step by step why a call is allowed or denied, and what to change", Args: cobra.NoArgs,
 		Long: "Asks this node how it would decide if the DID (that of the capability, unless --by says\nanother) made the call, written as a scope: --call agent:<did>/method:send.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.explain(c.Context(), token, call, by, access)
+			return a.explain(c.Context(), token, call, by, access, args)
 		},
 	}
 	c.Flags().StringVar(&token, "token", "", "the capability, a file, or -")
 	c.Flags().StringVar(&call, "call", "", "kind:name[/method:name[/resource:path]]")
 	c.Flags().StringVar(&by, "by", "", "the DID that calls")
 	c.Flags().StringVar(&access, "access", "write", "read, write or destructive, as the node's registry would say")
+	c.Flags().StringVar(&args, "args", "", "the call's arguments, a JSON object, for the conditions of --arg")
 	_ = c.MarkFlagRequired("token")
 	_ = c.MarkFlagRequired("call")
 	return c
 }
 
-func (a *app) explain(ctx context.Context, token, call, by, access string) error {
+func (a *app) explain(ctx context.Context, token, call, by, access, args string) error {
 	text, err := chainArg(token)
 	if err != nil {
 		return err
@@ -344,7 +309,7 @@ func (a *app) explain(ctx context.Context, token, call, by, access string) error
 	if !ok {
 		return contracts.Errorf(contracts.Malformed, "--call: want kind:name[/method:name[/resource:path]]")
 	}
-	r := &contracts.ExplainRequest{Chain: text, By: by, Kind: kind, Access: access}
+	r := &contracts.ExplainRequest{Chain: text, By: by, Kind: kind, Access: access, Args: args}
 	r.Name, rest, _ = strings.Cut(rest, "/method:")
 	r.Method, rest, ok = strings.Cut(rest, "/resource:")
 	if ok {

@@ -88,7 +88,7 @@ Start here:
 	for group, cmds := range map[string][]*cobra.Command{
 		"node":  {a.initCmd(), a.upCmd(), a.testnetCmd(), a.doctorCmd()},
 		"use":   {a.statusCmd(), a.idCmd(), a.resolveCmd(), a.peersCmd(), a.sendCmd(), a.listenCmd(), a.sessionCmd()},
-		"proof": {a.auditCmd(), a.keyCmd(), a.capCmd(), a.rbacCmd(), a.budgetCmd()},
+		"proof": {a.auditCmd(), a.keyCmd(), a.capCmd(), a.rbacCmd(), a.budgetCmd(), a.limitsCmd()},
 	} {
 		for _, c := range cmds {
 			c.GroupID = group

@@ -21,12 +21,21 @@ import (
 
 func (a *app) initCmd() *cobra.Command {
 	var o node.InitOptions
+	var roots []string
 	c := &cobra.Command{
 		Use: "init", Short: "Make a home with new keys and a new DID", Args: cobra.NoArgs,
 		Long: `Makes a home: a configuration, keys sealed at rest, a DID of its own, and a recovery
 key. Whoever has the recovery key can take the DID back after a theft; keep the
-files recovery.sealed and recovery.kek somewhere else than on this machine.`,
+files recovery.sealed and recovery.kek somewhere else than on this machine.
+
+--root names another DID, say that of an organisation's node, whose capabilities count
+here: --root did:talos:z…=tool,model for those of tools and models. In the config.json
+of a home that exists: "roots":[{"did":"did:talos:z…","kinds":["tool","model"]}].`,
 		RunE: func(*cobra.Command, []string) error {
+			var err error
+			if o.Roots, err = rootsArg(roots); err != nil {
+				return err
+			}
 			h, err := node.Init(a.home, o)
 			if err != nil {
 				return err
@@ -46,9 +55,23 @@ files recovery.sealed and recovery.kek somewhere else than on this machine.`,
 	f.StringSliceVar(&o.Announce, "announce", nil, "multiaddrs to publish instead of those found")
 	f.StringSliceVar(&o.Bootstrap, "bootstrap", nil, "multiaddrs with /p2p/ of peers to begin with")
 	f.StringSliceVar(&o.Anchors, "anchor", nil, "DIDs of the anchors that cosign this node's audit log")
+	f.StringArrayVar(&roots, "root", nil, "another DID whose capabilities count here, as did=kind,kind; may be given several times")
 	f.StringVar(&o.API, "api", "127.0.0.1:0", "loopback address of the API")
 	f.Int64Var(&o.Interval, "checkpoint-seconds", 0, "seconds between checkpoints (default 60)")
 	return c
+}
+
+// rootsArg reads what --root takes: a DID and the kinds of scopes that it may give.
+func rootsArg(list []string) ([]contracts.Root, error) {
+	var out []contracts.Root
+	for _, text := range list {
+		did, kinds, ok := strings.Cut(text, "=")
+		if !ok {
+			return nil, contracts.Errorf(contracts.ConfigInvalid, "--root %.80q: want did=kind,kind with the kinds agent, model, node, tool, topic", text)
+		}
+		out = append(out, contracts.Root{DID: did, Kinds: strings.Split(kinds, ",")})
+	}
+	return out, nil
 }
 
 // homeFlag repeats --home where it is not the default.
@@ -61,11 +84,15 @@ func (a *app) homeFlag() string {
 
 func (a *app) upCmd() *cobra.Command {
 	var o node.InitOptions
+	var roots []string
 	c := &cobra.Command{
 		Use: "up", Short: "Run the node of this home until Ctrl-C", Args: cobra.NoArgs,
-		Long: `Runs the node. A home that does not exist yet is made first, with --bootstrap and
---role as given.`,
-		RunE: func(c *cobra.Command, _ []string) error {
+		Long: `Runs the node. A home that does not exist yet is made first, with --bootstrap, --role
+and --root as given; talos init has more to choose.`,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if o.Roots, err = rootsArg(roots); err != nil {
+				return err
+			}
 			h, err := node.OpenHome(a.home)
 			if contracts.CodeOf(err) == contracts.NotFound {
 				h, err = node.Init(a.home, o)
@@ -99,6 +126,7 @@ func (a *app) upCmd() *cobra.Command {
 	f.StringSliceVar(&o.Roles, "role", []string{"agent"}, "for a new home: its roles")
 	f.StringSliceVar(&o.Bootstrap, "bootstrap", nil, "for a new home: multiaddrs of peers to begin with")
 	f.StringSliceVar(&o.Anchors, "anchor", nil, "for a new home: DIDs of its anchors")
+	f.StringArrayVar(&roots, "root", nil, "for a new home: another DID whose capabilities count here, as did=kind,kind")
 	f.StringSliceVar(&o.Listen, "listen", nil, "for a new home: multiaddrs to listen on")
 	return c
 }

@@ -67,8 +67,16 @@ func (a *app) idCmd() *cobra.Command {
 }
 
 func (a *app) resolveCmd() *cobra.Command {
-	var fresh bool
+	var fresh, state bool
 	c := &cobra.Command{Use: "resolve <did>", Short: "Find the document of a DID", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		if state {
+			raw, err := a.client().State(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(a.out, "%s\n", raw) // as it was signed, for people and programs
+			return err
+		}
 		r, err := a.client().Resolve(c.Context(), args[0], fresh)
 		if err != nil {
 			return err
@@ -80,6 +88,7 @@ func (a *app) resolveCmd() *cobra.Command {
 			fmt.Fprintf(a.out, "%s\n\nversion %s, from %s%s\n", b, none(r.Metadata.VersionID), r.Resolution.Source, map[bool]string{true: ", stale"}[r.Resolution.Stale])
 		})
 	}}
+	c.Flags().BoolVar(&state, "state", false, "print the signed state record: key log and document, as talos cap verify --state takes it")
 	c.Flags().BoolVar(&fresh, "fresh", false, "ask the network even if the answer is known")
 	return c
 }

@@ -1,6 +1,8 @@
 package capability
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,12 +44,22 @@ type Used struct {
 // NewMeter makes a meter with a replay window, which it owns from then on.
 func NewMeter(r *Replay) *Meter { return &Meter{replay: r, counts: map[countKey]*count{}} }
 
-// Restore gives a meter what was used before a restart.
-func (m *Meter) Restore(rows []Used) {
+// Taken is what an allowed call has used up, and what must be durable before it begins.
+type Taken struct {
+	Used []Used
+	Seen *Seen // the request; nil if it has no id
+}
+
+// Restore gives a meter what was used before a restart, and the requests that were seen.
+func (m *Meter) Restore(rows []Used, seen []Seen) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, u := range rows {
 		m.counts[countKey{token: u.Token, n: u.Limit}] = &count{used: u.Calls, until: u.Until}
+	}
+	// An id may come again when its time is over, and then has two rows: the later counts.
+	for _, s := range slices.SortedFunc(slices.Values(seen), func(a, b Seen) int { return cmp.Compare(b.Until(), a.Until()) }) {
+		m.replay.restore(s)
 	}
 }
 
@@ -58,11 +70,12 @@ type Request struct {
 	Until   time.Time // until when the request could be valid
 }
 
-// Take takes what an allowed call uses up, or refuses it and takes nothing. The rows
-// are to be made durable with the record of the call, before it begins.
-func (m *Meter) Take(g *Grant, r Request, now time.Time) ([]Used, error) {
+// Take takes what an allowed call uses up, or refuses it and takes nothing: REPLAY,
+// BUDGET_EXHAUSTED, RATE_LIMITED. What it gives is to be made durable before the call
+// begins.
+func (m *Meter) Take(g *Grant, r Request, now time.Time) (t Taken, err error) {
 	if r.ID == "" && !g.counted {
-		return nil, nil
+		return t, nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -71,31 +84,32 @@ func (m *Meter) Take(g *Grant, r Request, now time.Time) ([]Used, error) {
 	if r.ID != "" {
 		key = keyOf(r.Session, r.ID)
 		if err := m.replay.check(key, r.Until.Unix(), sec); err != nil {
-			return nil, err
+			return t, err
 		}
 	}
 	for i := range g.about.limits {
 		if err := m.allows(&g.about.limits[i], now); err != nil {
-			return nil, err
+			return t, err
 		}
 	}
 	// Nothing refuses from here on.
 	if r.ID != "" {
 		m.replay.add(key, r.Until.Unix())
+		seen := replayItem{key, r.Until.Unix()}.seen()
+		t.Seen = &seen
 	}
-	var rows []Used
 	for i := range g.about.limits {
 		l := &g.about.limits[i]
 		c := m.counts[l.key()]
 		switch {
 		case l.Calls >= 0:
 			c.used++
-			rows = append(rows, Used{Token: l.Token, Limit: l.Calls, Calls: c.used, Until: l.Until})
+			t.Used = append(t.Used, Used{Token: l.Token, Limit: l.Calls, Calls: c.used, Until: l.Until})
 		case l.Rate > 0:
 			c.next = max(c.next, now.UnixNano()) + l.gap()
 		}
 	}
-	return rows, nil
+	return t, nil
 }
 
 func (l *Limit) key() countKey {
@@ -151,9 +165,9 @@ func (m *Meter) room(now int64) error {
 	return nil
 }
 
-// Window appends the replay window in its durable form.
-func (m *Meter) Window(b []byte) ([]byte, error) {
+// Remembered gives how many requests are remembered.
+func (m *Meter) Remembered() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.replay.AppendBinary(b)
+	return m.replay.Len()
 }

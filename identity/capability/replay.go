@@ -4,7 +4,6 @@ import (
 	"container/heap"
 	"crypto/sha256"
 	"encoding/binary"
-	"slices"
 
 	"github.com/talosprotocol/talos/contracts"
 )
@@ -13,8 +12,6 @@ import (
 const (
 	MaxReplay        = 1 << 20 // requests remembered
 	MaxSessionReplay = 16384   // of one session
-	replayVersion    = 1
-	replayEntry      = 16 + 16 + 8
 )
 
 // Replay remembers which requests were seen, by session and request id, until a time
@@ -100,61 +97,30 @@ func (r *Replay) forget(now int64) {
 	}
 }
 
-// AppendBinary appends the window: version, low mark, entries by time and key.
-func (r *Replay) AppendBinary(b []byte) ([]byte, error) {
-	items := slices.Clone(r.queue)
-	slices.SortFunc(items, compareReplay)
-	b = append(b, replayVersion)
-	b = binary.BigEndian.AppendUint64(b, uint64(r.low))
-	for _, it := range items {
-		b = append(b, it.key.session[:]...)
-		b = append(b, it.key.request[:]...)
-		b = binary.BigEndian.AppendUint64(b, uint64(it.until))
-	}
-	return b, nil
+// Seen is a request that was remembered, as it is kept over a restart: until when (Unix
+// seconds, big endian), its session and its id, shortened. In the order of bytes those
+// come first that may be forgotten first.
+type Seen [8 + 16 + 16]byte
+
+// Until gives after when it may be forgotten, Unix seconds.
+func (s Seen) Until() int64 { return int64(binary.BigEndian.Uint64(s[:])) }
+
+func (it replayItem) seen() (s Seen) {
+	binary.BigEndian.PutUint64(s[:], uint64(it.until))
+	copy(s[8:], it.key.session[:])
+	copy(s[24:], it.key.request[:])
+	return s
 }
 
-// ParseReplay reads a window back, with room for max requests. It refuses every text
-// that AppendBinary would not have written.
-func ParseReplay(b []byte, max int) (*Replay, error) {
-	bad := contracts.Errorf(contracts.StorageCorrupt, "the replay window does not read; without it, requests of before could come again")
-	if len(b) < 9 || (len(b)-9)%replayEntry != 0 || (len(b)-9)/replayEntry > MaxReplay {
-		return nil, bad
-	}
-	if b[0] != replayVersion {
-		return nil, contracts.Errorf(contracts.UnsupportedVersion, "a replay window of version %d", b[0])
-	}
-	r := NewReplay(max)
-	r.low = int64(binary.BigEndian.Uint64(b[1:]))
-	var last replayItem
-	for b = b[9:]; len(b) > 0; b = b[replayEntry:] {
-		var it replayItem
-		copy(it.key.session[:], b)
-		copy(it.key.request[:], b[16:])
-		it.until = int64(binary.BigEndian.Uint64(b[32:]))
-		if len(r.queue) > 0 && compareReplay(last, it) >= 0 || it.until <= r.low {
-			return nil, bad
-		}
-		if _, twice := r.seen[it.key]; twice {
-			return nil, bad
-		}
+// restore takes back what was remembered before a restart; more than there is room for
+// too, since to forget one would let it come again.
+func (r *Replay) restore(s Seen) {
+	it := replayItem{until: s.Until()}
+	copy(it.key.session[:], s[8:])
+	copy(it.key.request[:], s[24:])
+	if _, twice := r.seen[it.key]; !twice {
 		r.add(it.key, it.until)
-		last = it
 	}
-	return r, nil
-}
-
-func compareReplay(a, b replayItem) int {
-	switch {
-	case a.until != b.until:
-		if a.until < b.until {
-			return -1
-		}
-		return 1
-	case a.key.session != b.key.session:
-		return slices.Compare(a.key.session[:], b.key.session[:])
-	}
-	return slices.Compare(a.key.request[:], b.key.request[:])
 }
 
 // replayQueue is a heap by time.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -26,6 +27,9 @@ type Powers interface {
 	Policy(ctx context.Context) (*contracts.Policy, error)
 	SetPolicy(ctx context.Context, p *contracts.Policy) error
 	Budgets(ctx context.Context) ([]Budget, error)
+	Limits(ctx context.Context) ([]Limit, error)
+	// State gives the signed state record of a DID, JSON.
+	State(ctx context.Context, did string) (json.RawMessage, error)
 }
 
 // Budget is what an account has spent.
@@ -140,6 +144,14 @@ func (s *Server) capabilityRoutes() map[string]route {
 				return err
 			}
 			return reply(w, struct{}{}, n.SetPolicy(r.Context(), p))
+		}},
+		"GET /v1/limits": {act: func(w http.ResponseWriter, r *http.Request) error {
+			v, err := n.Limits(r.Context())
+			return reply(w, v, err)
+		}},
+		"GET /v1/states/{did}": {act: func(w http.ResponseWriter, r *http.Request) error {
+			v, err := n.State(r.Context(), r.PathValue("did"))
+			return reply(w, v, err)
 		}},
 		"GET /v1/budgets": {act: func(w http.ResponseWriter, r *http.Request) error {
 			v, err := n.Budgets(r.Context())

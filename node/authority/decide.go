@@ -2,8 +2,6 @@ package authority
 
 import (
 	"context"
-	"encoding/binary"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -27,6 +25,10 @@ func (s *Service) Decide(ctx context.Context, now time.Time, r *gate.Request, c 
 	if !ok || r.Who.DID == "" {
 		return gate.Decision{}, contracts.Errorf(contracts.NoCapability, "%s needs a caller who proves who it is", r.Surface)
 	}
+	until, err := replayUntil(r.ID, now)
+	if err != nil {
+		return gate.Decision{}, err
+	}
 	call, err := s.call(&c, r.Who.DID)
 	if err != nil {
 		return gate.Decision{}, err
@@ -44,14 +46,14 @@ func (s *Service) Decide(ctx context.Context, now time.Time, r *gate.Request, c 
 	d := s.cache.Decide(session(id), &holder, &call, now)
 	if !d.Allowed() {
 		if by, ok := s.bound(holder, &call, now); ok {
-			return s.decision(by, r), nil
+			return s.decision(by, r, until), nil
 		}
 		if s.strangersMay(r.Surface) {
 			return gate.Decision{Grant: "policy:strangers"}, nil
 		}
 		return gate.Decision{}, d.Err()
 	}
-	return s.decision(d, r), nil
+	return s.decision(d, r, until), nil
 }
 
 // strangersMay says what needs no capability by policy.
@@ -86,7 +88,7 @@ func (s *Service) call(c *gate.Call, by identity.DID) (capability.Call, error) {
 }
 
 // decision turns a yes into what the gate needs of it.
-func (s *Service) decision(d capability.Decision, r *gate.Request) gate.Decision {
+func (s *Service) decision(d capability.Decision, r *gate.Request, until time.Time) gate.Decision {
 	out := gate.Decision{Grant: d.Grant.ID(), Scope: d.Grant.Scope(d.Index)}
 	out.Payers = slices.Clone(s.policy.Load().payers[r.Who.DID])
 	if token, ok := strings.CutPrefix(out.Grant, "cap:"); ok {
@@ -97,50 +99,13 @@ func (s *Service) decision(d capability.Decision, r *gate.Request) gate.Decision
 			out.Payers = append(out.Payers, gate.Payer{Account: "cap:" + l.Token, Unit: l.Unit, Max: l.Budget, Mode: gate.Hard})
 		}
 	}
-	grant, req := d.Grant, capability.Request{Session: r.Who.Session, ID: r.ID, Until: d.Grant.Until()}
+	grant, req := d.Grant, capability.Request{Session: r.Who.Session, ID: r.ID, Until: until}
 	out.Commit = func(now time.Time) error {
-		used, err := s.meter.Take(grant, req, now)
-		if err != nil || len(used) == 0 {
+		taken, err := s.meter.Take(grant, req, now)
+		if err != nil {
 			return err
 		}
-		return s.keepCounts(used)
+		return s.keepTaken(taken)
 	}
 	return out
-}
-
-// keepCounts makes counted calls durable before they begin.
-func (s *Service) keepCounts(used []capability.Used) error {
-	for _, u := range used {
-		v := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, uint64(u.Calls)), uint64(u.Until))
-		if err := s.cfg.Rows.Put(context.Background(), fmt.Appendf(nil, "cap/used/%s/%d", u.Token, u.Limit), v); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *Service) loadCounts() error {
-	var rows []capability.Used
-	var failed error
-	err := s.cfg.Rows.Scan([]byte("cap/used/"), func(k, v []byte) bool {
-		parts := strings.Split(string(k), "/")
-		u := capability.Used{}
-		if len(parts) != 4 || len(v) != 16 {
-			failed = contracts.Errorf(contracts.StorageCorrupt, "the count of a capability is not as it was written")
-			return false
-		}
-		u.Token = parts[2]
-		if _, err := fmt.Sscan(parts[3], &u.Limit); err != nil {
-			failed = contracts.Errorf(contracts.StorageCorrupt, "the count of a capability is not as it was written")
-			return false
-		}
-		u.Calls, u.Until = int64(binary.BigEndian.Uint64(v)), int64(binary.BigEndian.Uint64(v[8:]))
-		rows = append(rows, u)
-		return true
-	})
-	if err == nil {
-		err = failed
-	}
-	s.meter.Restore(rows)
-	return err
 }

@@ -23,6 +23,8 @@ import (
 type Rows interface {
 	Get(key []byte) ([]byte, error)
 	Put(ctx context.Context, key, value []byte) error
+	// Write puts several rows, all or none; a nil value deletes.
+	Write(ctx context.Context, keys, values [][]byte) error
 	Delete(ctx context.Context, key []byte) error
 	Scan(prefix []byte, f func(key, value []byte) bool) error
 }
@@ -99,7 +101,7 @@ func New(ctx context.Context, cfg Config, h *p2p.Host, dir *directory.Directory,
 	if err := s.loadLogs(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.loadCounts(); err != nil {
+	if err := s.loadTaken(); err != nil {
 		return nil, err
 	}
 	var err error
@@ -127,6 +129,9 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-tick.C:
 			s.cache.Sweep(s.now())
 			s.set.Forget(s.now())
+			if err := s.sweepCounts(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("what was counted for capabilities that have ended stays in the store", "err", err)
+			}
 		case <-ctx.Done():
 			return nil
 		}

@@ -48,6 +48,7 @@ const (
 // Terms of a grant.
 type Terms struct {
 	To          identity.DID
+	At          identity.DID // the executor of a root; empty: this node
 	Scopes      []string
 	Constraints []contracts.Constraint
 	Delegations int
@@ -64,15 +65,18 @@ func (t Terms) capability(audience identity.DID) capability.Terms {
 	}
 }
 
-// Grant issues a root token for use at this node, and brings it to its subject if that
-// is reached. The token is in the wallet as given, and the grant in the audit log,
-// before anybody has it.
+// Grant issues a root token for use at this node, or at another one whose configuration
+// names this one as a root, and brings it to its subject if that is reached. The token is
+// in the wallet as given, and the grant in the audit log, before anybody has it.
 func (s *Service) Grant(ctx context.Context, t Terms) (chain *Chain, delivered bool, err error) {
 	signer, err := s.cfg.Signer()
 	if err != nil {
 		return nil, false, err
 	}
-	text, err := capability.Issue(signer, t.capability(s.dir.Self().DID), rand.Reader, s.now())
+	if t.At == "" {
+		t.At = s.dir.Self().DID
+	}
+	text, err := capability.Issue(signer, t.capability(t.At), rand.Reader, s.now())
 	if err != nil {
 		return nil, false, err
 	}

@@ -69,6 +69,20 @@ func (t Rows) Put(ctx context.Context, key, value []byte) error {
 	return t.s.Update(ctx, func(tx *Tx) error { tx.Put(rowsKey(key), value); return nil })
 }
 
+// Write makes several rows durable together, or none of them; a nil value removes its row.
+func (t Rows) Write(ctx context.Context, keys, values [][]byte) error {
+	return t.s.Update(ctx, func(tx *Tx) error {
+		for i, k := range keys {
+			if values[i] == nil {
+				tx.Delete(rowsKey(k))
+			} else {
+				tx.Put(rowsKey(k), bytes.Clone(values[i]))
+			}
+		}
+		return nil
+	})
+}
+
 // Delete removes a row.
 func (t Rows) Delete(ctx context.Context, key []byte) error {
 	return t.s.Update(ctx, func(tx *Tx) error { tx.Delete(rowsKey(key)); return nil })
