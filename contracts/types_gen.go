@@ -9,31 +9,107 @@ import (
 )
 
 var (
-	pattern0  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})$")
-	pattern1  = regexp.MustCompile("^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$")
-	pattern2  = regexp.MustCompile("^[A-Z][A-Z0-9_]*$")
-	pattern3  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})/audit/[1-9][0-9]{0,4}$")
-	pattern4  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
-	pattern5  = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/{}*-]*$")
-	pattern6  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
-	pattern7  = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
-	pattern8  = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
-	pattern9  = regexp.MustCompile("^cap_[0-9a-f]{32}$")
-	pattern10 = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
-	pattern11 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
-	pattern12 = regexp.MustCompile("^[a-z0-9_]{1,32}$")
-	pattern13 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
-	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
-	pattern15 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
-	pattern16 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
-	pattern17 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
-	pattern18 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
-	pattern19 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
-	pattern20 = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
-	pattern21 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
-	pattern22 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
-	pattern23 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
+	pattern0  = regexp.MustCompile("^[A-Za-z0-9_.-]{1,64}$")
+	pattern1  = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")
+	pattern2  = regexp.MustCompile("^https?://[!-~]+$")
+	pattern3  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})$")
+	pattern4  = regexp.MustCompile("^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$")
+	pattern5  = regexp.MustCompile("^[A-Z][A-Z0-9_]*$")
+	pattern6  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})/audit/[1-9][0-9]{0,4}$")
+	pattern7  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+	pattern8  = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/{}*-]*$")
+	pattern9  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+	pattern10 = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
+	pattern11 = regexp.MustCompile("^[a-z0-9-]{1,64}$")
+	pattern12 = regexp.MustCompile("^[ -~]{0,512}$")
+	pattern13 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
+	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
+	pattern15 = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
+	pattern16 = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
+	pattern17 = regexp.MustCompile("^cap_[0-9a-f]{32}$")
+	pattern18 = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
+	pattern19 = regexp.MustCompile("^[A-Za-z_][A-Za-z0-9_]{0,63}$")
+	pattern20 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
+	pattern21 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
+	pattern22 = regexp.MustCompile("^[a-z0-9_]{1,32}$")
+	pattern23 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
+	pattern24 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
+	pattern25 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
+	pattern26 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
+	pattern27 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
+	pattern28 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
+	pattern29 = regexp.MustCompile("^[A-Za-z0-9_./-]{1,128}$")
+	pattern30 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
 )
+
+// AgentExposure is an A2A agent behind a URL.
+type AgentExposure struct {
+	// Sent as bearer token.
+	Key string `json:"key,omitzero"`
+	// As scopes name it.
+	Name      string `json:"name"`
+	PriceCall *int64 `json:"price_call,omitzero"`
+	Private   *bool  `json:"private,omitzero"`
+	// Of its agent card, or the address whose /.well-known/agent-card.json it is.
+	URL string `json:"url"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *AgentExposure) Validate() error {
+	if v.Key != "" {
+		if err := checkString("key", v.Key, 0, -1, pattern0); err != nil {
+			return err
+		}
+	}
+	if err := checkString("name", v.Name, 0, -1, pattern1); err != nil {
+		return err
+	}
+	if v.PriceCall != nil {
+		if err := checkInt("price_call", *v.PriceCall, 0, 1000000000000); err != nil {
+			return err
+		}
+	}
+	if v.Private != nil {
+	}
+	if err := checkString("url", v.URL, 0, 1024, pattern2); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *AgentExposure) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.Key != "" {
+		dst = append(dst, "\"key\":"...)
+		dst = jcs.AppendString(dst, v.Key)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"name\":"...)
+	dst = jcs.AppendString(dst, v.Name)
+	if v.PriceCall != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"price_call\":"...)
+		dst = jcs.AppendInt(dst, *v.PriceCall)
+	}
+	if v.Private != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"private\":"...)
+		dst = jcs.AppendBool(dst, *v.Private)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"url\":"...)
+	dst = jcs.AppendString(dst, v.URL)
+	return append(dst, '}')
+}
 
 // AuditEvent is one entry of an agent's audit log: what happened, never what was said. Only the members here exist:
 // metadata and hashes, no content. At most 4 KiB.
@@ -90,21 +166,21 @@ type AuditEvent struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *AuditEvent) Validate() error {
-	if err := checkString("actor", v.Actor, 0, 64, pattern0); err != nil {
+	if err := checkString("actor", v.Actor, 0, 64, pattern3); err != nil {
 		return err
 	}
 	if v.Capability != "" {
-		if err := checkString("capability", v.Capability, 0, -1, pattern1); err != nil {
+		if err := checkString("capability", v.Capability, 0, -1, pattern4); err != nil {
 			return err
 		}
 	}
 	if v.CiphertextHash != "" {
-		if err := checkString("ciphertext_hash", v.CiphertextHash, 0, -1, pattern1); err != nil {
+		if err := checkString("ciphertext_hash", v.CiphertextHash, 0, -1, pattern4); err != nil {
 			return err
 		}
 	}
 	if v.Code != "" {
-		if err := checkString("code", v.Code, 0, 64, pattern2); err != nil {
+		if err := checkString("code", v.Code, 0, 64, pattern5); err != nil {
 			return err
 		}
 	}
@@ -124,17 +200,17 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.FrameDigest != "" {
-		if err := checkString("frame_digest", v.FrameDigest, 0, -1, pattern1); err != nil {
+		if err := checkString("frame_digest", v.FrameDigest, 0, -1, pattern4); err != nil {
 			return err
 		}
 	}
 	if v.HeadOrigin != "" {
-		if err := checkString("head_origin", v.HeadOrigin, 0, 80, pattern3); err != nil {
+		if err := checkString("head_origin", v.HeadOrigin, 0, 80, pattern6); err != nil {
 			return err
 		}
 	}
 	if v.HeadRoot != "" {
-		if err := checkString("head_root", v.HeadRoot, 0, -1, pattern1); err != nil {
+		if err := checkString("head_root", v.HeadRoot, 0, -1, pattern4); err != nil {
 			return err
 		}
 	}
@@ -145,7 +221,7 @@ func (v *AuditEvent) Validate() error {
 	}
 	if v.HighRisk != nil {
 	}
-	if err := checkString("id", v.ID, 0, -1, pattern4); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern7); err != nil {
 		return err
 	}
 	if v.Index != nil {
@@ -154,7 +230,7 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Intent != "" {
-		if err := checkString("intent", v.Intent, 0, -1, pattern4); err != nil {
+		if err := checkString("intent", v.Intent, 0, -1, pattern7); err != nil {
 			return err
 		}
 	}
@@ -164,7 +240,7 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Peer != "" {
-		if err := checkString("peer", v.Peer, 0, 64, pattern0); err != nil {
+		if err := checkString("peer", v.Peer, 0, 64, pattern3); err != nil {
 			return err
 		}
 	}
@@ -174,17 +250,17 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.RequestDigest != "" {
-		if err := checkString("request_digest", v.RequestDigest, 0, -1, pattern1); err != nil {
+		if err := checkString("request_digest", v.RequestDigest, 0, -1, pattern4); err != nil {
 			return err
 		}
 	}
 	if v.ResultDigest != "" {
-		if err := checkString("result_digest", v.ResultDigest, 0, -1, pattern1); err != nil {
+		if err := checkString("result_digest", v.ResultDigest, 0, -1, pattern4); err != nil {
 			return err
 		}
 	}
 	if v.Scope != "" {
-		if err := checkString("scope", v.Scope, 0, 256, pattern5); err != nil {
+		if err := checkString("scope", v.Scope, 0, 256, pattern8); err != nil {
 			return err
 		}
 	}
@@ -194,26 +270,26 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Session != "" {
-		if err := checkString("session", v.Session, 0, -1, pattern6); err != nil {
+		if err := checkString("session", v.Session, 0, -1, pattern9); err != nil {
 			return err
 		}
 	}
 	if v.Since != "" {
-		if err := checkString("since", v.Since, 0, -1, pattern7); err != nil {
+		if err := checkString("since", v.Since, 0, -1, pattern10); err != nil {
 			return err
 		}
 	}
 	if v.Subject != "" {
-		if err := checkString("subject", v.Subject, 0, 64, pattern0); err != nil {
+		if err := checkString("subject", v.Subject, 0, 64, pattern3); err != nil {
 			return err
 		}
 	}
 	if v.Surface != "" {
-		if err := checkString("surface", v.Surface, 0, 160, pattern5); err != nil {
+		if err := checkString("surface", v.Surface, 0, 160, pattern8); err != nil {
 			return err
 		}
 	}
-	if err := checkString("time", v.Time, 0, -1, pattern7); err != nil {
+	if err := checkString("time", v.Time, 0, -1, pattern10); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "intent", "result", "denied", "message_out", "message_in", "session_open", "session_accept", "session_rotate", "session_close", "group_change", "cap_grant", "cap_revoke", "peer_head", "key_rotate", "recovered", "gap", "erase", "noop", "approval", "receipt", "node_start", "node_stop", "config_change", "equivocation"); err != nil {
@@ -522,6 +598,336 @@ func (v *BundleHead) AppendCanonical(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// CallHeader is one header.
+type CallHeader struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *CallHeader) Validate() error {
+	if err := checkString("name", v.Name, 0, -1, pattern11); err != nil {
+		return err
+	}
+	if err := checkString("value", v.Value, 0, 512, pattern12); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *CallHeader) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"name\":"...)
+	dst = jcs.AppendString(dst, v.Name)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"value\":"...)
+	dst = jcs.AppendString(dst, v.Value)
+	return append(dst, '}')
+}
+
+// CallMeta is what a gateway's caller, and the gateway, say beside the body of a call.
+type CallMeta struct {
+	// Headers that the operation knows.
+	Headers []CallHeader `json:"headers,omitzero"`
+	// Of a request: 32 random bytes, of the commitments in the receipt.
+	Salt string `json:"salt,omitzero"`
+	// Of a response: the upstream's HTTP status.
+	Status *int64 `json:"status,omitzero"`
+	V      string `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *CallMeta) Validate() error {
+	if len(v.Headers) > 0 {
+		if err := checkLen("headers", len(v.Headers), 0, 16); err != nil {
+			return err
+		}
+		for i := range v.Headers {
+			if err := within(index("headers", i), v.Headers[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
+	if v.Salt != "" {
+		if err := checkString("salt", v.Salt, 0, -1, pattern13); err != nil {
+			return err
+		}
+	}
+	if v.Status != nil {
+		if err := checkInt("status", *v.Status, 100, 599); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-meta/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *CallMeta) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if len(v.Headers) > 0 {
+		dst = append(dst, "\"headers\":"...)
+		dst = append(dst, '[')
+		for i := range v.Headers {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Headers[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if v.Salt != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"salt\":"...)
+		dst = jcs.AppendString(dst, v.Salt)
+	}
+	if v.Status != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"status\":"...)
+		dst = jcs.AppendInt(dst, *v.Status)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseCallMeta reads a CallMeta from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseCallMeta(data []byte) (*CallMeta, error) {
+	v := new(CallMeta)
+	if err := parse("call-meta", data, 8192, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeCallMeta reads a CallMeta from its canonical bytes and refuses any other.
+func DecodeCallMeta(data []byte) (*CallMeta, error) {
+	v := new(CallMeta)
+	if err := decode("call-meta", data, 8192, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// CallReceipt is what a gateway says of a call when it is over, signed by its invocation key: the trailer of the response.
+// It has commitments to the bodies, not the bodies.
+type CallReceipt struct {
+	At        string `json:"at"`
+	Call      string `json:"call"`
+	Caller    string `json:"caller"`
+	CostMicro *int64 `json:"cost_micro,omitzero"`
+	// The upstream did not say what was used; the units are the gateway's estimate.
+	Estimated *bool  `json:"estimated,omitzero"`
+	Executor  string `json:"executor"`
+	Method    string `json:"method,omitzero"`
+	// Cut: a budget was used up while it ran.
+	Outcome string `json:"outcome"`
+	// Commitment to the request's body.
+	Request string `json:"request"`
+	// Commitment to the response's body as far as it was sent.
+	Response string `json:"response"`
+	Service  string `json:"service,omitzero"`
+	// Over the canonical form without this member.
+	Sig      string `json:"sig,omitzero"`
+	Surface  string `json:"surface"`
+	UnitsIn  *int64 `json:"units_in,omitzero"`
+	UnitsOut *int64 `json:"units_out,omitzero"`
+	V        string `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *CallReceipt) Validate() error {
+	if err := checkString("at", v.At, 0, -1, pattern10); err != nil {
+		return err
+	}
+	if err := checkString("call", v.Call, 0, -1, pattern7); err != nil {
+		return err
+	}
+	if err := checkString("caller", v.Caller, 0, 64, pattern3); err != nil {
+		return err
+	}
+	if v.CostMicro != nil {
+		if err := checkInt("cost_micro", *v.CostMicro, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.Estimated != nil {
+	}
+	if err := checkString("executor", v.Executor, 0, 64, pattern3); err != nil {
+		return err
+	}
+	if v.Method != "" {
+		if err := checkString("method", v.Method, 0, 128, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("outcome", v.Outcome, "cancelled", "cut", "error", "ok", "timeout"); err != nil {
+		return err
+	}
+	if err := checkString("request", v.Request, 0, -1, pattern4); err != nil {
+		return err
+	}
+	if err := checkString("response", v.Response, 0, -1, pattern4); err != nil {
+		return err
+	}
+	if v.Service != "" {
+		if err := checkString("service", v.Service, 0, 128, nil); err != nil {
+			return err
+		}
+	}
+	if v.Sig != "" {
+		if err := checkString("sig", v.Sig, 0, -1, pattern14); err != nil {
+			return err
+		}
+	}
+	if err := checkString("surface", v.Surface, 0, -1, pattern15); err != nil {
+		return err
+	}
+	if v.UnitsIn != nil {
+		if err := checkInt("units_in", *v.UnitsIn, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.UnitsOut != nil {
+		if err := checkInt("units_out", *v.UnitsOut, 0, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-receipt/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *CallReceipt) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"at\":"...)
+	dst = jcs.AppendString(dst, v.At)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"call\":"...)
+	dst = jcs.AppendString(dst, v.Call)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"caller\":"...)
+	dst = jcs.AppendString(dst, v.Caller)
+	if v.CostMicro != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"cost_micro\":"...)
+		dst = jcs.AppendInt(dst, *v.CostMicro)
+	}
+	if v.Estimated != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"estimated\":"...)
+		dst = jcs.AppendBool(dst, *v.Estimated)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"executor\":"...)
+	dst = jcs.AppendString(dst, v.Executor)
+	if v.Method != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"method\":"...)
+		dst = jcs.AppendString(dst, v.Method)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"outcome\":"...)
+	dst = jcs.AppendString(dst, v.Outcome)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"request\":"...)
+	dst = jcs.AppendString(dst, v.Request)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"response\":"...)
+	dst = jcs.AppendString(dst, v.Response)
+	if v.Service != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"service\":"...)
+		dst = jcs.AppendString(dst, v.Service)
+	}
+	if v.Sig != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"sig\":"...)
+		dst = jcs.AppendString(dst, v.Sig)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"surface\":"...)
+	dst = jcs.AppendString(dst, v.Surface)
+	if v.UnitsIn != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"units_in\":"...)
+		dst = jcs.AppendInt(dst, *v.UnitsIn)
+	}
+	if v.UnitsOut != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"units_out\":"...)
+		dst = jcs.AppendInt(dst, *v.UnitsOut)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseCallReceipt reads a CallReceipt from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseCallReceipt(data []byte) (*CallReceipt, error) {
+	v := new(CallReceipt)
+	if err := parse("call-receipt", data, 16384, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeCallReceipt reads a CallReceipt from its canonical bytes and refuses any other.
+func DecodeCallReceipt(data []byte) (*CallReceipt, error) {
+	v := new(CallReceipt)
+	if err := decode("call-receipt", data, 16384, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // CapabilityAsk is what a node asks the owner of another one for: question 02 of spec/authority.md.
 type CapabilityAsk struct {
 	// For how long.
@@ -625,7 +1031,7 @@ func (v *CapabilityRequest) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("to", v.To, 0, -1, pattern8); err != nil {
+	if err := checkString("to", v.To, 0, -1, pattern16); err != nil {
 		return err
 	}
 	return nil
@@ -738,7 +1144,7 @@ func (v *CapabilityToken) Validate() error {
 	if err := checkString("iss", v.Iss, 56, 64, nil); err != nil {
 		return err
 	}
-	if err := checkString("jti", v.Jti, 0, -1, pattern9); err != nil {
+	if err := checkString("jti", v.Jti, 0, -1, pattern17); err != nil {
 		return err
 	}
 	if err := checkInt("ksn", v.Ksn, 0, 30); err != nil {
@@ -1080,7 +1486,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.AssertionMethod {
-		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern10); err != nil {
+		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern18); err != nil {
 			return err
 		}
 	}
@@ -1088,7 +1494,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.Authentication {
-		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern10); err != nil {
+		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern18); err != nil {
 			return err
 		}
 	}
@@ -1096,7 +1502,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityDelegation {
-		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern10); err != nil {
+		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern18); err != nil {
 			return err
 		}
 	}
@@ -1104,18 +1510,18 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityInvocation {
-		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern10); err != nil {
+		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern18); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, 64, pattern0); err != nil {
+	if err := checkString("id", v.ID, 0, 64, pattern3); err != nil {
 		return err
 	}
 	if err := checkLen("keyAgreement", len(v.KeyAgreement), 0, 16); err != nil {
 		return err
 	}
 	for i := range v.KeyAgreement {
-		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern10); err != nil {
+		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern18); err != nil {
 			return err
 		}
 	}
@@ -1299,7 +1705,7 @@ type DIDState struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *DIDState) Validate() error {
-	if err := checkString("did", v.DID, 0, -1, pattern8); err != nil {
+	if err := checkString("did", v.DID, 0, -1, pattern16); err != nil {
 		return err
 	}
 	if v.Doc != nil {
@@ -1307,10 +1713,10 @@ func (v *DIDState) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("exp", v.Exp, 0, -1, pattern7); err != nil {
+	if err := checkString("exp", v.Exp, 0, -1, pattern10); err != nil {
 		return err
 	}
-	if err := checkString("iat", v.Iat, 0, -1, pattern7); err != nil {
+	if err := checkString("iat", v.Iat, 0, -1, pattern10); err != nil {
 		return err
 	}
 	if err := checkLen("kel", len(v.KEL), 1, 31); err != nil {
@@ -1321,7 +1727,7 @@ func (v *DIDState) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("nbf", v.Nbf, 0, -1, pattern7); err != nil {
+	if err := checkString("nbf", v.Nbf, 0, -1, pattern10); err != nil {
 		return err
 	}
 	if err := checkInt("seq", v.Seq, 0, 9007199254740991); err != nil {
@@ -1401,6 +1807,54 @@ func (v *DIDState) AppendCanonical(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// EnvSecret is a variable of a program's environment: a secret or a plain text.
+type EnvSecret struct {
+	Name string `json:"name"`
+	// A secret of the keystore: talos secret set.
+	Secret string `json:"secret,omitzero"`
+	Value  string `json:"value,omitzero"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *EnvSecret) Validate() error {
+	if err := checkString("name", v.Name, 0, -1, pattern19); err != nil {
+		return err
+	}
+	if v.Secret != "" {
+		if err := checkString("secret", v.Secret, 0, -1, pattern0); err != nil {
+			return err
+		}
+	}
+	if v.Value != "" {
+		if err := checkString("value", v.Value, 0, 4096, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *EnvSecret) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"name\":"...)
+	dst = jcs.AppendString(dst, v.Name)
+	if v.Secret != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"secret\":"...)
+		dst = jcs.AppendString(dst, v.Secret)
+	}
+	if v.Value != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"value\":"...)
+		dst = jcs.AppendString(dst, v.Value)
+	}
+	return append(dst, '}')
+}
+
 // Evidence proves that the holder of one key signed two histories. A: two notes of one size. B: two notes and two leaves at
 // one index. C: two notes of one size cosigned by one witness. At most 16 KiB.
 type Evidence struct {
@@ -1439,12 +1893,12 @@ func (v *Evidence) Validate() error {
 		}
 	}
 	if v.Leaf1 != "" {
-		if err := checkString("leaf1", v.Leaf1, 0, -1, pattern1); err != nil {
+		if err := checkString("leaf1", v.Leaf1, 0, -1, pattern4); err != nil {
 			return err
 		}
 	}
 	if v.Leaf2 != "" {
-		if err := checkString("leaf2", v.Leaf2, 0, -1, pattern1); err != nil {
+		if err := checkString("leaf2", v.Leaf2, 0, -1, pattern4); err != nil {
 			return err
 		}
 	}
@@ -1459,7 +1913,7 @@ func (v *Evidence) Validate() error {
 			return err
 		}
 		for i := range v.Proof1 {
-			if err := checkString(index("proof1", i), v.Proof1[i], 0, -1, pattern1); err != nil {
+			if err := checkString(index("proof1", i), v.Proof1[i], 0, -1, pattern4); err != nil {
 				return err
 			}
 		}
@@ -1469,7 +1923,7 @@ func (v *Evidence) Validate() error {
 			return err
 		}
 		for i := range v.Proof2 {
-			if err := checkString(index("proof2", i), v.Proof2[i], 0, -1, pattern1); err != nil {
+			if err := checkString(index("proof2", i), v.Proof2[i], 0, -1, pattern4); err != nil {
 				return err
 			}
 		}
@@ -1600,14 +2054,14 @@ type EvidenceMessage struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *EvidenceMessage) Validate() error {
-	if err := checkString("evidence", v.Evidence, 0, 32768, pattern11); err != nil {
+	if err := checkString("evidence", v.Evidence, 0, 32768, pattern20); err != nil {
 		return err
 	}
 	if err := checkLen("states", len(v.States), 1, 2); err != nil {
 		return err
 	}
 	for i := range v.States {
-		if err := checkString(index("states", i), v.States[i], 0, 21846, pattern11); err != nil {
+		if err := checkString(index("states", i), v.States[i], 0, 21846, pattern20); err != nil {
 			return err
 		}
 	}
@@ -1790,6 +2244,161 @@ func DecodeExplainRequest(data []byte) (*ExplainRequest, error) {
 	return v, nil
 }
 
+// GatewayConfig says what a node offers to the mesh, and to whom its own programs' prompts may go: gateway.json in its home.
+type GatewayConfig struct {
+	Agents []AgentExposure `json:"agents,omitzero"`
+	Models []ModelExposure `json:"models,omitzero"`
+	// The gateways that prompts may go to. Nobody if absent.
+	PromptsTo []string `json:"prompts_to,omitzero"`
+	// Where the node is, as its owner calls it; calls prefer gateways of their own region.
+	Region string         `json:"region,omitzero"`
+	Tools  []ToolExposure `json:"tools,omitzero"`
+	V      string         `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *GatewayConfig) Validate() error {
+	if len(v.Agents) > 0 {
+		if err := checkLen("agents", len(v.Agents), 0, 256); err != nil {
+			return err
+		}
+		for i := range v.Agents {
+			if err := within(index("agents", i), v.Agents[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
+	if len(v.Models) > 0 {
+		if err := checkLen("models", len(v.Models), 0, 256); err != nil {
+			return err
+		}
+		for i := range v.Models {
+			if err := within(index("models", i), v.Models[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
+	if len(v.PromptsTo) > 0 {
+		if err := checkLen("prompts_to", len(v.PromptsTo), 0, 256); err != nil {
+			return err
+		}
+		for i := range v.PromptsTo {
+			if err := checkString(index("prompts_to", i), v.PromptsTo[i], 0, -1, pattern16); err != nil {
+				return err
+			}
+		}
+	}
+	if v.Region != "" {
+		if err := checkString("region", v.Region, 0, -1, pattern21); err != nil {
+			return err
+		}
+	}
+	if len(v.Tools) > 0 {
+		if err := checkLen("tools", len(v.Tools), 0, 256); err != nil {
+			return err
+		}
+		for i := range v.Tools {
+			if err := within(index("tools", i), v.Tools[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-gateway/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *GatewayConfig) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if len(v.Agents) > 0 {
+		dst = append(dst, "\"agents\":"...)
+		dst = append(dst, '[')
+		for i := range v.Agents {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Agents[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if len(v.Models) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"models\":"...)
+		dst = append(dst, '[')
+		for i := range v.Models {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Models[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if len(v.PromptsTo) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"prompts_to\":"...)
+		dst = append(dst, '[')
+		for i := range v.PromptsTo {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.PromptsTo[i])
+		}
+		dst = append(dst, ']')
+	}
+	if v.Region != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"region\":"...)
+		dst = jcs.AppendString(dst, v.Region)
+	}
+	if len(v.Tools) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"tools\":"...)
+		dst = append(dst, '[')
+		for i := range v.Tools {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Tools[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseGatewayConfig reads a GatewayConfig from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseGatewayConfig(data []byte) (*GatewayConfig, error) {
+	v := new(GatewayConfig)
+	if err := parse("gateway-config", data, 1048576, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeGatewayConfig reads a GatewayConfig from its canonical bytes and refuses any other.
+func DecodeGatewayConfig(data []byte) (*GatewayConfig, error) {
+	v := new(GatewayConfig)
+	if err := decode("gateway-config", data, 1048576, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // GrantRequest asks a node to give a capability, or part of one that it holds.
 type GrantRequest struct {
 	BudgetMax *int64 `json:"budget_max,omitzero"`
@@ -1824,7 +2433,7 @@ func (v *GrantRequest) Validate() error {
 		}
 	}
 	if v.BudgetUnit != "" {
-		if err := checkString("budget_unit", v.BudgetUnit, 0, -1, pattern12); err != nil {
+		if err := checkString("budget_unit", v.BudgetUnit, 0, -1, pattern22); err != nil {
 			return err
 		}
 	}
@@ -2034,11 +2643,11 @@ type KeyEvent struct {
 // Validate reports the first member that is not as the schema says.
 func (v *KeyEvent) Validate() error {
 	if v.DID != "" {
-		if err := checkString("did", v.DID, 0, -1, pattern8); err != nil {
+		if err := checkString("did", v.DID, 0, -1, pattern16); err != nil {
 			return err
 		}
 	}
-	if err := checkString("iat", v.Iat, 0, -1, pattern7); err != nil {
+	if err := checkString("iat", v.Iat, 0, -1, pattern10); err != nil {
 		return err
 	}
 	if len(v.K) > 0 {
@@ -2046,7 +2655,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.K {
-			if err := checkString(index("k", i), v.K[i], 0, -1, pattern13); err != nil {
+			if err := checkString(index("k", i), v.K[i], 0, -1, pattern23); err != nil {
 				return err
 			}
 		}
@@ -2061,7 +2670,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.N {
-			if err := checkString(index("n", i), v.N[i], 0, -1, pattern14); err != nil {
+			if err := checkString(index("n", i), v.N[i], 0, -1, pattern13); err != nil {
 				return err
 			}
 		}
@@ -2072,7 +2681,7 @@ func (v *KeyEvent) Validate() error {
 		}
 	}
 	if v.P != "" {
-		if err := checkString("p", v.P, 0, -1, pattern14); err != nil {
+		if err := checkString("p", v.P, 0, -1, pattern13); err != nil {
 			return err
 		}
 	}
@@ -2206,7 +2815,7 @@ func (v *KeySignature) Validate() error {
 	if err := checkInt("i", v.I, 0, 4); err != nil {
 		return err
 	}
-	if err := checkString("s", v.S, 0, -1, pattern15); err != nil {
+	if err := checkString("s", v.S, 0, -1, pattern14); err != nil {
 		return err
 	}
 	return nil
@@ -2241,11 +2850,11 @@ func (v *KeystoreFile) Validate() error {
 		return err
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern16); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern24); err != nil {
 			return err
 		}
 	}
-	if err := checkString("sealed", v.Sealed, 54, 65000, pattern11); err != nil {
+	if err := checkString("sealed", v.Sealed, 54, 65000, pattern20); err != nil {
 		return err
 	}
 	if err := checkEnum("v", v.V, "talos-keystore/1"); err != nil {
@@ -2298,6 +2907,154 @@ func DecodeKeystoreFile(data []byte) (*KeystoreFile, error) {
 	return v, nil
 }
 
+// ModelExposure is a model behind an HTTP API.
+type ModelExposure struct {
+	API string `json:"api"`
+	// A secret of the keystore: talos secret set.
+	Key string `json:"key,omitzero"`
+	// Tokens of an answer at most, where a request sets no limit; 4096 if absent.
+	MaxOutput *int64 `json:"max_output,omitzero"`
+	// As scopes name it.
+	Name string `json:"name"`
+	// All that the API has if absent.
+	Operations []string `json:"operations,omitzero"`
+	// Millionths of a dollar for a million tokens of a request.
+	PriceIn *int64 `json:"price_in,omitzero"`
+	// And of an answer.
+	PriceOut *int64 `json:"price_out,omitzero"`
+	// The address is one of a private network or of this machine, and meant.
+	Private *bool `json:"private,omitzero"`
+	// How the API calls it, if otherwise.
+	UpstreamModel string `json:"upstream_model,omitzero"`
+	// Of the API, without the path of a request: https://host/v1.
+	URL string `json:"url"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ModelExposure) Validate() error {
+	if err := checkEnum("api", v.API, "anthropic", "openai"); err != nil {
+		return err
+	}
+	if v.Key != "" {
+		if err := checkString("key", v.Key, 0, -1, pattern0); err != nil {
+			return err
+		}
+	}
+	if v.MaxOutput != nil {
+		if err := checkInt("max_output", *v.MaxOutput, 1, 10000000); err != nil {
+			return err
+		}
+	}
+	if err := checkString("name", v.Name, 0, -1, pattern1); err != nil {
+		return err
+	}
+	if len(v.Operations) > 0 {
+		if err := checkLen("operations", len(v.Operations), 1, 4); err != nil {
+			return err
+		}
+		for i := range v.Operations {
+			if err := checkEnum(index("operations", i), v.Operations[i], "chat", "embeddings", "messages", "responses"); err != nil {
+				return err
+			}
+		}
+	}
+	if v.PriceIn != nil {
+		if err := checkInt("price_in", *v.PriceIn, 0, 1000000000000); err != nil {
+			return err
+		}
+	}
+	if v.PriceOut != nil {
+		if err := checkInt("price_out", *v.PriceOut, 0, 1000000000000); err != nil {
+			return err
+		}
+	}
+	if v.Private != nil {
+	}
+	if v.UpstreamModel != "" {
+		if err := checkString("upstream_model", v.UpstreamModel, 1, 128, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkString("url", v.URL, 0, 1024, pattern2); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ModelExposure) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"api\":"...)
+	dst = jcs.AppendString(dst, v.API)
+	if v.Key != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"key\":"...)
+		dst = jcs.AppendString(dst, v.Key)
+	}
+	if v.MaxOutput != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"max_output\":"...)
+		dst = jcs.AppendInt(dst, *v.MaxOutput)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"name\":"...)
+	dst = jcs.AppendString(dst, v.Name)
+	if len(v.Operations) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"operations\":"...)
+		dst = append(dst, '[')
+		for i := range v.Operations {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Operations[i])
+		}
+		dst = append(dst, ']')
+	}
+	if v.PriceIn != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"price_in\":"...)
+		dst = jcs.AppendInt(dst, *v.PriceIn)
+	}
+	if v.PriceOut != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"price_out\":"...)
+		dst = jcs.AppendInt(dst, *v.PriceOut)
+	}
+	if v.Private != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"private\":"...)
+		dst = jcs.AppendBool(dst, *v.Private)
+	}
+	if v.UpstreamModel != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"upstream_model\":"...)
+		dst = jcs.AppendString(dst, v.UpstreamModel)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"url\":"...)
+	dst = jcs.AppendString(dst, v.URL)
+	return append(dst, '}')
+}
+
 // NodeConfig is the configuration of a node: config.json in its home.
 type NodeConfig struct {
 	// DIDs of the anchors that cosign this node's log.
@@ -2336,7 +3093,7 @@ func (v *NodeConfig) Validate() error {
 			return err
 		}
 		for i := range v.Anchors {
-			if err := checkString(index("anchors", i), v.Anchors[i], 0, -1, pattern8); err != nil {
+			if err := checkString(index("anchors", i), v.Anchors[i], 0, -1, pattern16); err != nil {
 				return err
 			}
 		}
@@ -2352,7 +3109,7 @@ func (v *NodeConfig) Validate() error {
 		}
 	}
 	if v.API != "" {
-		if err := checkString("api", v.API, 0, -1, pattern17); err != nil {
+		if err := checkString("api", v.API, 0, -1, pattern25); err != nil {
 			return err
 		}
 	}
@@ -2409,14 +3166,14 @@ func (v *NodeConfig) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("network", v.Network, 0, -1, pattern18); err != nil {
+	if err := checkString("network", v.Network, 0, -1, pattern21); err != nil {
 		return err
 	}
-	if err := checkLen("roles", len(v.Roles), 1, 3); err != nil {
+	if err := checkLen("roles", len(v.Roles), 1, 4); err != nil {
 		return err
 	}
 	for i := range v.Roles {
-		if err := checkEnum(index("roles", i), v.Roles[i], "agent", "bootstrap", "anchor"); err != nil {
+		if err := checkEnum(index("roles", i), v.Roles[i], "agent", "bootstrap", "anchor", "gateway"); err != nil {
 			return err
 		}
 	}
@@ -2779,7 +3536,7 @@ type ProofBundle struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *ProofBundle) Validate() error {
-	if err := checkString("digest", v.Digest, 0, -1, pattern1); err != nil {
+	if err := checkString("digest", v.Digest, 0, -1, pattern4); err != nil {
 		return err
 	}
 	if v.Event != nil {
@@ -2793,7 +3550,7 @@ func (v *ProofBundle) Validate() error {
 	if err := checkInt("index", v.Index, 0, 9007199254740991); err != nil {
 		return err
 	}
-	if err := checkString("leaf", v.Leaf, 0, -1, pattern19); err != nil {
+	if err := checkString("leaf", v.Leaf, 0, -1, pattern26); err != nil {
 		return err
 	}
 	if v.Prior != nil {
@@ -2805,12 +3562,12 @@ func (v *ProofBundle) Validate() error {
 		return err
 	}
 	for i := range v.Proof {
-		if err := checkString(index("proof", i), v.Proof[i], 0, -1, pattern1); err != nil {
+		if err := checkString(index("proof", i), v.Proof[i], 0, -1, pattern4); err != nil {
 			return err
 		}
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern1); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern4); err != nil {
 			return err
 		}
 	}
@@ -2819,7 +3576,7 @@ func (v *ProofBundle) Validate() error {
 			return err
 		}
 		for i := range v.States {
-			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern11); err != nil {
+			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern20); err != nil {
 				return err
 			}
 		}
@@ -2964,7 +3721,7 @@ func (v *Revocation) Validate() error {
 		return err
 	}
 	if v.Jti != "" {
-		if err := checkString("jti", v.Jti, 0, -1, pattern9); err != nil {
+		if err := checkString("jti", v.Jti, 0, -1, pattern17); err != nil {
 			return err
 		}
 	}
@@ -3195,7 +3952,7 @@ type Role struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *Role) Validate() error {
-	if err := checkString("id", v.ID, 0, -1, pattern20); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern15); err != nil {
 		return err
 	}
 	if v.ReadOnly != nil {
@@ -3263,21 +4020,21 @@ type RoleBinding struct {
 // Validate reports the first member that is not as the schema says.
 func (v *RoleBinding) Validate() error {
 	if v.From != "" {
-		if err := checkString("from", v.From, 0, -1, pattern7); err != nil {
+		if err := checkString("from", v.From, 0, -1, pattern10); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, -1, pattern20); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern15); err != nil {
 		return err
 	}
-	if err := checkString("role", v.Role, 0, -1, pattern20); err != nil {
+	if err := checkString("role", v.Role, 0, -1, pattern15); err != nil {
 		return err
 	}
 	if err := checkString("to", v.To, 6, 80, nil); err != nil {
 		return err
 	}
 	if v.Until != "" {
-		if err := checkString("until", v.Until, 0, -1, pattern7); err != nil {
+		if err := checkString("until", v.Until, 0, -1, pattern10); err != nil {
 			return err
 		}
 	}
@@ -3325,7 +4082,7 @@ type Root struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *Root) Validate() error {
-	if err := checkString("did", v.DID, 0, -1, pattern8); err != nil {
+	if err := checkString("did", v.DID, 0, -1, pattern16); err != nil {
 		return err
 	}
 	if err := checkLen("kinds", len(v.Kinds), 1, 5); err != nil {
@@ -3369,7 +4126,7 @@ type SendRequest struct {
 // Validate reports the first member that is not as the schema says.
 func (v *SendRequest) Validate() error {
 	if v.BodyB64u != "" {
-		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern21); err != nil {
+		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern27); err != nil {
 			return err
 		}
 	}
@@ -3378,7 +4135,7 @@ func (v *SendRequest) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("to", v.To, 0, -1, pattern8); err != nil {
+	if err := checkString("to", v.To, 0, -1, pattern16); err != nil {
 		return err
 	}
 	return nil
@@ -3436,11 +4193,11 @@ type Service struct {
 // Validate reports the first member that is not as the schema says.
 func (v *Service) Validate() error {
 	if v.Digest != "" {
-		if err := checkString("digest", v.Digest, 0, -1, pattern14); err != nil {
+		if err := checkString("digest", v.Digest, 0, -1, pattern13); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern10); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern18); err != nil {
 		return err
 	}
 	if err := checkLen("serviceEndpoint", len(v.ServiceEndpoint), 1, 8); err != nil {
@@ -3451,7 +4208,7 @@ func (v *Service) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("type", v.Type, 0, -1, pattern22); err != nil {
+	if err := checkString("type", v.Type, 0, -1, pattern28); err != nil {
 		return err
 	}
 	return nil
@@ -3486,6 +4243,288 @@ func (v *Service) AppendCanonical(dst []byte) []byte {
 	}
 	dst = append(dst, "\"type\":"...)
 	dst = jcs.AppendString(dst, v.Type)
+	return append(dst, '}')
+}
+
+// ServiceEntry is one service of a gateway.
+type ServiceEntry struct {
+	About string `json:"about,omitzero"`
+	Kind  string `json:"kind"`
+	Name  string `json:"name"`
+	// Of a model its operations, of a server its tools, of an agent its skills.
+	Operations []ServiceOperation `json:"operations,omitzero"`
+	PriceCall  *int64             `json:"price_call,omitzero"`
+	// Millionths of a dollar for a million tokens in.
+	PriceIn  *int64 `json:"price_in,omitzero"`
+	PriceOut *int64 `json:"price_out,omitzero"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ServiceEntry) Validate() error {
+	if v.About != "" {
+		if err := checkString("about", v.About, 0, 200, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("kind", v.Kind, "agent", "model", "tool"); err != nil {
+		return err
+	}
+	if err := checkString("name", v.Name, 0, -1, pattern1); err != nil {
+		return err
+	}
+	if len(v.Operations) > 0 {
+		if err := checkLen("operations", len(v.Operations), 0, 1024); err != nil {
+			return err
+		}
+		for i := range v.Operations {
+			if err := within(index("operations", i), v.Operations[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
+	if v.PriceCall != nil {
+		if err := checkInt("price_call", *v.PriceCall, 0, 1000000000000); err != nil {
+			return err
+		}
+	}
+	if v.PriceIn != nil {
+		if err := checkInt("price_in", *v.PriceIn, 0, 1000000000000); err != nil {
+			return err
+		}
+	}
+	if v.PriceOut != nil {
+		if err := checkInt("price_out", *v.PriceOut, 0, 1000000000000); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ServiceEntry) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.About != "" {
+		dst = append(dst, "\"about\":"...)
+		dst = jcs.AppendString(dst, v.About)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"kind\":"...)
+	dst = jcs.AppendString(dst, v.Kind)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"name\":"...)
+	dst = jcs.AppendString(dst, v.Name)
+	if len(v.Operations) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"operations\":"...)
+		dst = append(dst, '[')
+		for i := range v.Operations {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Operations[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if v.PriceCall != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"price_call\":"...)
+		dst = jcs.AppendInt(dst, *v.PriceCall)
+	}
+	if v.PriceIn != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"price_in\":"...)
+		dst = jcs.AppendInt(dst, *v.PriceIn)
+	}
+	if v.PriceOut != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"price_out\":"...)
+		dst = jcs.AppendInt(dst, *v.PriceOut)
+	}
+	return append(dst, '}')
+}
+
+// ServiceList is what a gateway offers, signed by its invocation key.
+type ServiceList struct {
+	// It takes no new calls.
+	Draining *bool `json:"draining,omitzero"`
+	Exp      int64 `json:"exp"`
+	// Unix seconds.
+	Iat      int64          `json:"iat"`
+	Iss      string         `json:"iss"`
+	Region   string         `json:"region,omitzero"`
+	Services []ServiceEntry `json:"services"`
+	// Over the canonical form without this member.
+	Sig string `json:"sig,omitzero"`
+	V   string `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ServiceList) Validate() error {
+	if v.Draining != nil {
+	}
+	if err := checkInt("exp", v.Exp, 0, 9007199254740991); err != nil {
+		return err
+	}
+	if err := checkInt("iat", v.Iat, 0, 9007199254740991); err != nil {
+		return err
+	}
+	if err := checkString("iss", v.Iss, 0, -1, pattern16); err != nil {
+		return err
+	}
+	if v.Region != "" {
+		if err := checkString("region", v.Region, 0, -1, pattern21); err != nil {
+			return err
+		}
+	}
+	if err := checkLen("services", len(v.Services), 0, 768); err != nil {
+		return err
+	}
+	for i := range v.Services {
+		if err := within(index("services", i), v.Services[i].Validate()); err != nil {
+			return err
+		}
+	}
+	if v.Sig != "" {
+		if err := checkString("sig", v.Sig, 0, -1, pattern14); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-services/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ServiceList) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.Draining != nil {
+		dst = append(dst, "\"draining\":"...)
+		dst = jcs.AppendBool(dst, *v.Draining)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"exp\":"...)
+	dst = jcs.AppendInt(dst, v.Exp)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"iat\":"...)
+	dst = jcs.AppendInt(dst, v.Iat)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"iss\":"...)
+	dst = jcs.AppendString(dst, v.Iss)
+	if v.Region != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"region\":"...)
+		dst = jcs.AppendString(dst, v.Region)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"services\":"...)
+	dst = append(dst, '[')
+	for i := range v.Services {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = v.Services[i].AppendCanonical(dst)
+	}
+	dst = append(dst, ']')
+	if v.Sig != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"sig\":"...)
+		dst = jcs.AppendString(dst, v.Sig)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseServiceList reads a ServiceList from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseServiceList(data []byte) (*ServiceList, error) {
+	v := new(ServiceList)
+	if err := parse("service-list", data, 1048576, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeServiceList reads a ServiceList from its canonical bytes and refuses any other.
+func DecodeServiceList(data []byte) (*ServiceList, error) {
+	v := new(ServiceList)
+	if err := decode("service-list", data, 1048576, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// ServiceOperation is one operation, tool or skill.
+type ServiceOperation struct {
+	// Of a tool's description.
+	Digest string `json:"digest,omitzero"`
+	Name   string `json:"name"`
+	// It changes nothing, says the gateway's owner.
+	Read *bool `json:"read,omitzero"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ServiceOperation) Validate() error {
+	if v.Digest != "" {
+		if err := checkString("digest", v.Digest, 0, -1, pattern4); err != nil {
+			return err
+		}
+	}
+	if err := checkString("name", v.Name, 1, 128, nil); err != nil {
+		return err
+	}
+	if v.Read != nil {
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ServiceOperation) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.Digest != "" {
+		dst = append(dst, "\"digest\":"...)
+		dst = jcs.AppendString(dst, v.Digest)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"name\":"...)
+	dst = jcs.AppendString(dst, v.Name)
+	if v.Read != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"read\":"...)
+		dst = jcs.AppendBool(dst, *v.Read)
+	}
 	return append(dst, '}')
 }
 
@@ -3612,7 +4651,7 @@ func (v *SubjectBudget) Validate() error {
 	if err := checkString("to", v.To, 8, 64, nil); err != nil {
 		return err
 	}
-	if err := checkString("unit", v.Unit, 0, -1, pattern12); err != nil {
+	if err := checkString("unit", v.Unit, 0, -1, pattern22); err != nil {
 		return err
 	}
 	return nil
@@ -3649,6 +4688,8 @@ type Surface struct {
 	Audit []string `json:"audit,omitzero"`
 	// How often one subject may use it at once.
 	Burst *int64 `json:"burst,omitzero"`
+	// Other nodes may call it: a call names the surface by its id.
+	Call *bool `json:"call,omitzero"`
 	// Routes of the local API: method and path pattern.
 	HTTP []string `json:"http,omitzero"`
 	// The name in the audit log and in error messages.
@@ -3693,6 +4734,8 @@ func (v *Surface) Validate() error {
 			return err
 		}
 	}
+	if v.Call != nil {
+	}
 	if len(v.HTTP) > 0 {
 		if err := checkLen("http", len(v.HTTP), 0, 8); err != nil {
 			return err
@@ -3703,7 +4746,7 @@ func (v *Surface) Validate() error {
 			}
 		}
 	}
-	if err := checkString("id", v.ID, 0, -1, pattern20); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern15); err != nil {
 		return err
 	}
 	if err := checkEnum("kind", v.Kind, "agent", "model", "node", "tool", "topic"); err != nil {
@@ -3776,6 +4819,13 @@ func (v *Surface) AppendCanonical(dst []byte) []byte {
 		}
 		dst = append(dst, "\"burst\":"...)
 		dst = jcs.AppendInt(dst, *v.Burst)
+	}
+	if v.Call != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"call\":"...)
+		dst = jcs.AppendBool(dst, *v.Call)
 	}
 	if len(v.HTTP) > 0 {
 		if dst[len(dst)-1] != '{' {
@@ -3935,7 +4985,7 @@ type Team struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *Team) Validate() error {
-	if err := checkString("id", v.ID, 0, -1, pattern20); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern15); err != nil {
 		return err
 	}
 	if err := checkLen("members", len(v.Members), 1, 4096); err != nil {
@@ -3969,6 +5019,243 @@ func (v *Team) AppendCanonical(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// ToolExposure is an MCP server: a program that speaks on its standard streams, or a URL.
+type ToolExposure struct {
+	// Absolute path and arguments; no shell reads them.
+	Command []string `json:"command,omitzero"`
+	// Working directory; an empty one of its own if absent.
+	Dir string `json:"dir,omitzero"`
+	// All that is in the program's environment.
+	Env []EnvSecret `json:"env,omitzero"`
+	// Sent as bearer token.
+	Key string `json:"key,omitzero"`
+	// Bytes of an answer at most; 4 MiB if absent.
+	MaxResult *int64 `json:"max_result,omitzero"`
+	// As scopes name it.
+	Name string `json:"name"`
+	// What the owner has approved of each tool.
+	Pins []ToolPin `json:"pins,omitzero"`
+	// Millionths of a dollar for a call.
+	PriceCall *int64 `json:"price_call,omitzero"`
+	Private   *bool  `json:"private,omitzero"`
+	// Tools that change nothing. All others write.
+	Read []string `json:"read,omitzero"`
+	// Of a streamable HTTP server.
+	URL string `json:"url,omitzero"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ToolExposure) Validate() error {
+	if len(v.Command) > 0 {
+		if err := checkLen("command", len(v.Command), 1, 64); err != nil {
+			return err
+		}
+		for i := range v.Command {
+			if err := checkString(index("command", i), v.Command[i], 1, 4096, nil); err != nil {
+				return err
+			}
+		}
+	}
+	if v.Dir != "" {
+		if err := checkString("dir", v.Dir, 0, 4096, nil); err != nil {
+			return err
+		}
+	}
+	if len(v.Env) > 0 {
+		if err := checkLen("env", len(v.Env), 0, 32); err != nil {
+			return err
+		}
+		for i := range v.Env {
+			if err := within(index("env", i), v.Env[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
+	if v.Key != "" {
+		if err := checkString("key", v.Key, 0, -1, pattern0); err != nil {
+			return err
+		}
+	}
+	if v.MaxResult != nil {
+		if err := checkInt("max_result", *v.MaxResult, 1024, 67108864); err != nil {
+			return err
+		}
+	}
+	if err := checkString("name", v.Name, 0, -1, pattern1); err != nil {
+		return err
+	}
+	if len(v.Pins) > 0 {
+		if err := checkLen("pins", len(v.Pins), 0, 1024); err != nil {
+			return err
+		}
+		for i := range v.Pins {
+			if err := within(index("pins", i), v.Pins[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
+	if v.PriceCall != nil {
+		if err := checkInt("price_call", *v.PriceCall, 0, 1000000000000); err != nil {
+			return err
+		}
+	}
+	if v.Private != nil {
+	}
+	if len(v.Read) > 0 {
+		if err := checkLen("read", len(v.Read), 0, 1024); err != nil {
+			return err
+		}
+		for i := range v.Read {
+			if err := checkString(index("read", i), v.Read[i], 0, -1, pattern29); err != nil {
+				return err
+			}
+		}
+	}
+	if v.URL != "" {
+		if err := checkString("url", v.URL, 0, 1024, pattern2); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ToolExposure) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if len(v.Command) > 0 {
+		dst = append(dst, "\"command\":"...)
+		dst = append(dst, '[')
+		for i := range v.Command {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Command[i])
+		}
+		dst = append(dst, ']')
+	}
+	if v.Dir != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"dir\":"...)
+		dst = jcs.AppendString(dst, v.Dir)
+	}
+	if len(v.Env) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"env\":"...)
+		dst = append(dst, '[')
+		for i := range v.Env {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Env[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if v.Key != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"key\":"...)
+		dst = jcs.AppendString(dst, v.Key)
+	}
+	if v.MaxResult != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"max_result\":"...)
+		dst = jcs.AppendInt(dst, *v.MaxResult)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"name\":"...)
+	dst = jcs.AppendString(dst, v.Name)
+	if len(v.Pins) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"pins\":"...)
+		dst = append(dst, '[')
+		for i := range v.Pins {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Pins[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if v.PriceCall != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"price_call\":"...)
+		dst = jcs.AppendInt(dst, *v.PriceCall)
+	}
+	if v.Private != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"private\":"...)
+		dst = jcs.AppendBool(dst, *v.Private)
+	}
+	if len(v.Read) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"read\":"...)
+		dst = append(dst, '[')
+		for i := range v.Read {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = jcs.AppendString(dst, v.Read[i])
+		}
+		dst = append(dst, ']')
+	}
+	if v.URL != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"url\":"...)
+		dst = jcs.AppendString(dst, v.URL)
+	}
+	return append(dst, '}')
+}
+
+// ToolPin is a tool as its owner approved it.
+type ToolPin struct {
+	// SHA-256 of its description in canonical form.
+	Digest string `json:"digest"`
+	Tool   string `json:"tool"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ToolPin) Validate() error {
+	if err := checkString("digest", v.Digest, 0, -1, pattern4); err != nil {
+		return err
+	}
+	if err := checkString("tool", v.Tool, 0, -1, pattern29); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ToolPin) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"digest\":"...)
+	dst = jcs.AppendString(dst, v.Digest)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"tool\":"...)
+	dst = jcs.AppendString(dst, v.Tool)
+	return append(dst, '}')
+}
+
 // VerificationMethod is one public key of a DID document.
 type VerificationMethod struct {
 	Controller         string `json:"controller"`
@@ -3979,13 +5266,13 @@ type VerificationMethod struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *VerificationMethod) Validate() error {
-	if err := checkString("controller", v.Controller, 0, 64, pattern0); err != nil {
+	if err := checkString("controller", v.Controller, 0, 64, pattern3); err != nil {
 		return err
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern10); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern18); err != nil {
 		return err
 	}
-	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern23); err != nil {
+	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern30); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "Multikey"); err != nil {

@@ -24,9 +24,11 @@ import (
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/api"
 	"github.com/talosprotocol/talos/node/authority"
+	"github.com/talosprotocol/talos/node/call"
 	"github.com/talosprotocol/talos/node/directory"
 	"github.com/talosprotocol/talos/node/evidence"
 	"github.com/talosprotocol/talos/node/gate"
+	"github.com/talosprotocol/talos/node/gateway"
 	"github.com/talosprotocol/talos/node/p2p"
 	"github.com/talosprotocol/talos/node/session"
 	"github.com/talosprotocol/talos/node/store"
@@ -50,6 +52,9 @@ type Node struct {
 	talks   *session.Manager // nil unless the node is an agent
 	gate    *gate.Gate
 	powers  *authority.Service
+	calls   *call.Calls      // these three are nil unless the node is an agent or a gateway
+	gateway *gateway.Gateway // what it offers
+	router  *gateway.Router  // and how it uses what others offer
 	api     *api.Server
 	mu      sync.Mutex // guards home after New
 }
@@ -124,7 +129,11 @@ func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *
 	if err = n.openGate(ctx); err != nil { // who may do what
 		return n, err
 	}
-	if home.Has("agent") { // with whom I talk
+	if home.Has("agent") || home.Has("gateway") {
+		if err = n.openServices(); err != nil { // what I offer and use
+			return n, err
+		}
+		// with whom I talk
 		if n.talks, err = session.New(n.host, n.dir, n.store.Session(), session.Keys{Agreement: keys.agreement, Invocation: keys.invocation}, recorder{n}, door{n}, log, time.Now); err != nil {
 			return n, err
 		}
@@ -222,6 +231,10 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.proofs.Log().Err() == nil {
 		g.Go(func() error { return n.proofs.Run(ctx) })
 	}
+	if n.router != nil {
+		g.Go(func() error { return n.router.Run(ctx) })
+		g.Go(func() error { return n.drain(ctx) })
+	}
 	if n.api != nil {
 		g.Go(func() error { return n.api.Run(ctx) })
 	}
@@ -247,6 +260,9 @@ func (n *Node) close() error {
 	var errs []error
 	if n.api != nil {
 		errs = append(errs, n.api.Close())
+	}
+	if n.calls != nil {
+		errs = append(errs, n.calls.Close())
 	}
 	if n.talks != nil {
 		errs = append(errs, n.talks.Close())

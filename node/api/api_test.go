@@ -260,10 +260,13 @@ func TestEveryRoutePassesTheGate(t *testing.T) {
 	}
 	for _, pattern := range routes {
 		method, path, _ := strings.Cut(pattern, " ")
-		path = strings.NewReplacer("{did}", "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK", "{index}", "1").Replace(path)
+		path = strings.NewReplacer("{did}", "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK", "{index}", "1", "{name}", "n").Replace(path)
 		var in io.Reader
 		if pattern == "POST /a2a/messages" {
 			in = strings.NewReader(`{"text":"x","to":"did:talos:zQmNsuhRfWp6DUQjmF1LAx2Zw1jBrKdhHdkyKu8H9vu3Fxz"}`)
+		}
+		if strings.HasPrefix(gateSurface(t, pattern).ID, "local.model.use") {
+			in = strings.NewReader(`{"model":"m"}`)
 		}
 		r := httptest.NewRequest(method, path, in)
 		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(&net.UnixAddr{Net: "unix"})))

@@ -40,22 +40,38 @@ func (c *Client) call(ctx context.Context, method, path string, in []byte, out a
 	return nil
 }
 
-func (c *Client) raw(ctx context.Context, method, path string, in []byte) ([]byte, error) {
+// Open does one request and gives the answer as it comes, for streams; whoever gets one
+// closes its body. An answer that is an error of the node is an error here.
+func (c *Client) Open(ctx context.Context, method, path string, in []byte) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://talos"+path, bytes.NewReader(in))
 	if err != nil {
 		return nil, err
 	}
+	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, contracts.Errorf(contracts.Unavailable, "no node is running in this home; start it with: talos up (%w)", err)
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return nil, contracts.Errorf(contracts.Unavailable, "the node went away: %w", err)
+	}
+	return nil, failureOf(resp.StatusCode, b)
+}
+
+func (c *Client) raw(ctx context.Context, method, path string, in []byte) ([]byte, error) {
+	resp, err := c.Open(ctx, method, path, in)
+	if err != nil {
+		return nil, err
 	}
 	defer resp.Body.Close() //nolint:errcheck // read only
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
 	if err != nil {
 		return nil, contracts.Errorf(contracts.Unavailable, "the node went away: %w", err)
-	}
-	if resp.StatusCode >= 300 {
-		return b, failureOf(resp.StatusCode, b)
 	}
 	return b, nil
 }
@@ -64,6 +80,19 @@ func failureOf(status int, b []byte) error {
 	var f Failure
 	if json.Unmarshal(b, &f) == nil && f.Code != "" {
 		return &contracts.Error{Code: contracts.Code(f.Code), Msg: f.Message}
+	}
+	var p struct { // of the models' APIs
+		Error struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(b, &p) == nil && p.Error.Message != "" {
+		code := contracts.Code(p.Error.Code)
+		if code == "" {
+			code = contracts.Malformed // an upstream's own words about the request
+		}
+		return &contracts.Error{Code: code, Msg: p.Error.Message}
 	}
 	var r Resolution
 	if json.Unmarshal(b, &r) == nil {

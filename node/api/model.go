@@ -9,6 +9,7 @@ import (
 // Node is what a node does for local programs. Errors carry codes of contracts.
 type Node interface {
 	Powers
+	Services
 	Status(ctx context.Context) Status
 	Peers(ctx context.Context) []Peer
 	Resolve(ctx context.Context, did string, fresh bool) (*Resolution, error)

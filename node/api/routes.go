@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"maps"
 	"net/http"
 	"strconv"
@@ -25,6 +26,8 @@ type route struct {
 	act    action
 	reason string // for the audit log
 	parse  func(r *http.Request) (params map[string]string, act action, err error)
+	max    int64                            // bytes of a body; 0: maxBody
+	fail   func(http.ResponseWriter, error) // nil: fail
 }
 
 // Routes gives each pattern and what answers it: all that the API does.
@@ -61,12 +64,21 @@ func (s *Server) routes() map[string]route {
 		"POST /v1/keys/deactivate": {act: s.deactivate, reason: "requested"},
 	}
 	maps.Copy(all, s.capabilityRoutes())
+	maps.Copy(all, s.serviceRoutes())
 	return all
 }
 
 // door lets a route's requests pass the gate.
 func (s *Server) door(surface *contracts.Surface, rt route) http.HandlerFunc {
+	limit, fail := rt.max, rt.fail
+	if limit == 0 {
+		limit = maxBody
+	}
+	if fail == nil {
+		fail = failure
+	}
 	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		req := &gate.Request{Surface: surface.ID, Who: asker(r.Context()), Params: gate.Fill(surface, r.PathValue), Reason: rt.reason}
 		act, err := rt.act, error(nil)
 		if req.Who.Proof == gate.Nobody {
@@ -82,12 +94,28 @@ func (s *Server) door(surface *contracts.Surface, rt route) http.HandlerFunc {
 			}
 		}
 		err = s.cfg.Gate.Do(r.Context(), req, func(ctx context.Context, _ *gate.Pass) (gate.Result, error) {
-			return gate.Result{}, act(w, r.WithContext(ctx))
+			var res gate.Result
+			err := act(w, r.WithContext(context.WithValue(ctx, resultKey{}, &res)))
+			return res, err
 		})
+		if begun := (broken{}); errors.As(err, &begun) {
+			if !begun.told {
+				panic(http.ErrAbortHandler) // ends the connection without a word
+			}
+			return
+		}
 		if err != nil {
 			fail(w, err)
 		}
 	}
+}
+
+type resultKey struct{}
+
+// result gives what an action may say of itself for the record, nil outside of one.
+func result(ctx context.Context) *gate.Result {
+	res, _ := ctx.Value(resultKey{}).(*gate.Result)
+	return res
 }
 
 func (s *Server) ready(w http.ResponseWriter, r *http.Request) error {

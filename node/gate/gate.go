@@ -108,6 +108,9 @@ type Result struct {
 	Used              Amounts // of the budgets, really
 	UnitsIn, UnitsOut int64
 	ResultDigest      string
+	// Peer and RequestDigest go into the event where only the work knows them.
+	Peer          identity.DID
+	RequestDigest string
 }
 
 // Pass is what the work holds while it runs.
@@ -287,6 +290,12 @@ func (g *Gate) end(ctx context.Context, r *Request, s *contracts.Surface, p *Pas
 	}
 	e := g.event("result", r, s, p.Decision)
 	e.Intent, e.Outcome, e.Code = intent, outcome(failed), contracts.CodeOf(failed)
+	if res.Peer != "" && mayAudit(s, "peer") {
+		e.Peer = res.Peer
+	}
+	if res.RequestDigest != "" && mayAudit(s, "request_digest") {
+		e.RequestDigest = res.RequestDigest
+	}
 	e.UnitsIn, e.UnitsOut, e.CostMicro, e.ResultDigest, e.Duration = res.UnitsIn, res.UnitsOut, res.Used[Micro], res.ResultDigest, took
 	_, err := g.book.Enter(context.WithoutCancel(ctx), e, rows)
 	return err
