@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -41,7 +40,7 @@ func (c *conversation) receive(ctx context.Context, from peer.ID, frames [][]byt
 	if c.row == nil {
 		return 0, nil, contracts.Errorf(contracts.SessionNotFound, "no session with this peer")
 	}
-	in := intake{c: c, now: c.m.now(), admit: sync.OnceValue(func() error { return c.m.door.Admit(ctx, c.peer, from, receiveSurface) })}
+	in := intake{c: c, now: c.m.now(), admit: func() error { return c.m.door.Admit(ctx, c.peer, from, receiveSurface) }}
 	var fault error
 	for _, frame := range frames {
 		if fault = in.frame(frame); fault != nil && contracts.CodeOf(fault) != contracts.FrameReplay {
@@ -95,8 +94,8 @@ type intake struct {
 	touched []ratchet.SessionID
 	rows    []write
 	bytes   int
-	// admit asks the door, once, when there is a message for the application: answers of
-	// the protocol need no leave, or nobody could talk to whom may not talk first.
+	// admit asks the door, for each message for the application, since each may be counted:
+	// answers of the protocol need no leave, or nobody could talk to whom may not talk first.
 	admit func() error
 }
 
@@ -114,7 +113,10 @@ func (in *intake) frame(frame []byte) error {
 		return err
 	}
 	if m.Kind == ratchet.KindData {
-		err = in.admit()
+		// What was received already, or comes too early, is refused before it is counted.
+		if err = in.c.row.window.Check(m.Seq); err == nil {
+			err = in.admit()
+		}
 	}
 	if err == nil {
 		err = in.take(id, m, sha256.Sum256(frame))
