@@ -22,16 +22,25 @@ func sendScope(to identity.DID) string {
 	return "agent:" + strings.ReplaceAll(string(to), ":", "%3A") + "/method:send"
 }
 
+// connect waits for a connection: a node that has just come back may be found under an
+// address that it had before.
+func connect(t *testing.T, who, to *running) (id peer.ID) {
+	t.Helper()
+	wait(t, "a connection", func() (ok bool) {
+		var err error
+		id, _, err = who.Directory().Connect(t.Context(), to.DID())
+		return err == nil
+	})
+	return id
+}
+
 // may asks an executor's gate whether a node may send to it, after the node has shown
 // what its wallet holds.
 func may(t *testing.T, executor, who *running) contracts.Code {
 	t.Helper()
-	id, _, err := who.Directory().Connect(t.Context(), executor.DID())
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := connect(t, who, executor)
 	_ = who.Powers().Present(t.Context(), id, executor.DID(), false)
-	_, err = executor.Gate().Check(t.Context(), &gate.Request{
+	_, err := executor.Gate().Check(t.Context(), &gate.Request{
 		Surface: "a2a.message.receive", Params: map[string]string{"self": string(executor.DID())},
 		Who: gate.Principal{DID: who.DID(), Proof: gate.Channel, Session: string(peer.ID(who.Host().ID()))},
 	})

@@ -88,14 +88,11 @@ func TestRow33_ReplayAfterARestart(t *testing.T) {
 	}
 	ask := func(id string) contracts.Code {
 		t.Helper()
-		remote, _, err := a.Directory().Connect(t.Context(), e.DID())
-		if err != nil {
-			t.Fatal(err)
-		}
+		remote := connect(t, a, e)
 		if err := a.Powers().Present(t.Context(), remote, e.DID(), true); err != nil {
 			t.Fatal(err)
 		}
-		_, err = e.Gate().Check(t.Context(), &gate.Request{
+		_, err := e.Gate().Check(t.Context(), &gate.Request{
 			Surface: "a2a.message.receive", Params: map[string]string{"self": string(e.DID())}, ID: id,
 			Who: gate.Principal{DID: a.DID(), Proof: gate.Channel, Session: string(peer.ID(a.Host().ID()))},
 		})

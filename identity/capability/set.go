@@ -41,6 +41,7 @@ type revLog struct {
 	below   int64
 	lasts   int64 // below, until
 	fresh   int64 // iat of the newest head of which all is held
+	newest  []byte
 	want    *Head // the longest head of which not all is held
 
 	sn, validFrom      int64
@@ -228,8 +229,15 @@ func (s *Set) freshen(l *revLog, h *Head) error {
 	if h.Seq > 0 && l.ids[h.Seq-1] != h.Last {
 		return s.forked(l, h.Issuer(), h.Seq, l.ids[h.Seq-1], h.Raw)
 	}
-	l.fresh = max(l.fresh, h.Iat)
+	l.refresh(h)
 	return nil
+}
+
+// refresh takes a head of which all is held.
+func (l *revLog) refresh(h *Head) {
+	if h.Iat >= l.fresh {
+		l.fresh, l.newest = h.Iat, h.Raw
+	}
 }
 
 // reach uses the head that was waited for, once all of it is held.
@@ -263,6 +271,17 @@ func (s *Set) Tip(did identity.DID) Tip {
 		return Tip{}
 	}
 	return Tip{Seq: int64(len(l.ids)), Last: l.ids[len(l.ids)-1]}
+}
+
+// Newest gives the newest head of a log of which every record is held, nil if there is
+// none: who asks for the log can be given both. The caller does not change it.
+func (s *Set) Newest(did identity.DID) []byte {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if l := s.logs[did]; l != nil {
+		return l.newest
+	}
+	return nil
 }
 
 // CatchUp takes the records between what is held and a verified head, in order. Their
@@ -318,7 +337,7 @@ func (s *Set) CatchUp(h *Head, raw [][]byte) error {
 		delete(l.pending, r.Seq)
 	}
 	s.epoch.Add(1)
-	l.fresh = max(l.fresh, h.Iat)
+	l.refresh(h)
 	return s.reach(l)
 }
 

@@ -2,7 +2,6 @@ package authority
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/talosprotocol/talos/contracts"
@@ -13,8 +12,10 @@ import (
 
 // pullEvery bounds how often one log is asked for.
 const (
-	pullEvery = 2 * time.Second
-	maxPulled = 1 << 16
+	pullEvery  = 2 * time.Second
+	maxPulled  = 1 << 16
+	maxRounds  = 64 // of one log, maxRecords each
+	askedPeers = 4  // others, where the issuer is not reached
 )
 
 // loadLogs reads the revocation logs of the store. They were verified when they came,
@@ -41,6 +42,7 @@ func (s *Service) loadLogs(ctx context.Context) error {
 					break
 				}
 			}
+			s.logs.done(did, from, len(records))
 			if from += int64(len(records)); len(records) < 256 {
 				break
 			}
@@ -180,86 +182,4 @@ func (s *Service) take(ctx context.Context, b []byte) {
 		return
 	}
 	s.keep(ctx, r.Issuer(), r.Seq, [][]byte{b})
-}
-
-// keep stores records that follow what is stored; what does not follow is asked for
-// later.
-func (s *Service) keep(ctx context.Context, did identity.DID, from int64, records [][]byte) {
-	if err := s.cfg.Revocations.Append(ctx, did, from, records, nil); err != nil && contracts.CodeOf(err) != contracts.Conflict {
-		s.log.Warn("a revocation was not stored: it counts until the next start, and is asked for then", "log", did, "err", err)
-	}
-}
-
-// catchUp asks for the logs of a chain's issuers: with first, of those only that this
-// program has not asked yet. The chain is not verified: what a stranger names is looked
-// up at most once in pullEvery.
-func (s *Service) catchUp(ctx context.Context, chain []byte, first bool) {
-	c, err := ParseChain(string(chain))
-	if err != nil {
-		return
-	}
-	for _, t := range c.Tokens {
-		did := identity.DID(t.Iss)
-		if did == s.dir.Self().DID || did.IsKey() {
-			continue
-		}
-		s.mu.Lock()
-		_, asked := s.pulled[did]
-		if len(s.pulled) > maxPulled { // forgetting one only means that it is asked again
-			clear(s.pulled)
-		}
-		s.mu.Unlock()
-		if !first || !asked {
-			s.pull(ctx, did)
-		}
-	}
-}
-
-// pull asks the issuer's own node for its log from where ours ends.
-func (s *Service) pull(ctx context.Context, did identity.DID) {
-	s.mu.Lock()
-	wait := s.now().Sub(s.pulled[did]) < pullEvery
-	if !wait {
-		s.pulled[did] = s.now()
-	}
-	s.mu.Unlock()
-	if wait {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, resolveIn)
-	defer cancel()
-	tip := s.set.Tip(did)
-	head, records, err := s.askLog(ctx, did, tip.Seq+1)
-	if err != nil {
-		s.log.Debug("a revocation log was not given", "log", did, "err", err)
-		return
-	}
-	h, err := capability.VerifyHead(head, s.issuer, s.now())
-	if err != nil || h.Issuer() != did {
-		s.log.Warn("a peer gives no head of its revocation log", "log", did, "err", err)
-		return
-	}
-	if len(records) > 0 {
-		err = s.set.CatchUp(h, records)
-	} else {
-		err = s.set.ApplyHead(h)
-	}
-	if err != nil {
-		s.log.Warn("a revocation log", "log", did, "err", err)
-		return
-	}
-	if len(records) > 0 {
-		s.keep(ctx, did, tip.Seq+1, records)
-	}
-}
-
-// splitLines is how a log travels: head, then records, each on a line.
-func splitLines(b []byte) [][]byte {
-	var out [][]byte
-	for _, line := range strings.Split(string(b), "\n") {
-		if line != "" {
-			out = append(out, []byte(line))
-		}
-	}
-	return out
 }

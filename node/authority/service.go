@@ -73,7 +73,9 @@ type Service struct {
 	policy   atomic.Pointer[policy]
 	topic    *gossip.Topic
 
-	write sync.Mutex // one at a time changes wallet, requests or own log
+	logs   logStore
+	saving sync.Mutex // one at a time stores records of others' logs
+	write  sync.Mutex // one at a time changes wallet, requests or own log
 
 	mu       sync.Mutex
 	shown    map[peer.ID]map[string]bool // chains that were shown on the connections of a peer

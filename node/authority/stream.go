@@ -2,9 +2,7 @@ package authority
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"strconv"
 	"strings"
 	"time"
 
@@ -24,7 +22,8 @@ const (
 	askShow  = 0x01 // a chain: it counts for this connection from the answer on
 	askGrant = 0x02 // a request for a capability, JSON
 	askOffer = 0x03 // a chain for the peer's wallet
-	askLog   = 0x04 // from (decimal): the revocation log from that record on
+	askLog   = 0x04 // from (decimal): the peer's revocation log from that record on
+	askOther = 0x05 // DID, space, from: another's log, as the peer holds it
 
 	answerOK   = 0x00
 	answerFail = 0x01 // code, 0x00, message
@@ -76,11 +75,22 @@ func (s *Service) reply(ctx context.Context, id peer.ID, did identity.DID, in []
 	case askOffer:
 		return nil, s.offered(ctx, did, string(body))
 	case askLog:
-		from, err := strconv.ParseInt(string(body), 10, 62)
-		if err != nil || from < 1 {
-			return nil, contracts.Errorf(contracts.Malformed, "records are numbered from 1")
+		from, err := recordNumber(string(body))
+		if err != nil {
+			return nil, err
 		}
 		return s.ownLog(ctx, from)
+	case askOther:
+		text, number, _ := strings.Cut(string(body), " ")
+		from, err := recordNumber(number)
+		if err != nil {
+			return nil, err
+		}
+		log, err := identity.ParseDID(text)
+		if err != nil {
+			return nil, err
+		}
+		return s.heldLog(ctx, log, from)
 	}
 	return nil, contracts.Errorf(contracts.UnsupportedVersion, "a question of unknown kind %d", in[0])
 }
@@ -96,25 +106,6 @@ func (s *Service) offered(ctx context.Context, from identity.DID, text string) e
 	}
 	_, err = s.Import(ctx, text)
 	return err
-}
-
-// ownLog gives the head and the records from a number on, a line each.
-func (s *Service) ownLog(ctx context.Context, from int64) ([]byte, error) {
-	s.write.Lock() // head and records are of one moment
-	defer s.write.Unlock()
-	self := s.dir.Self().DID
-	if tip := s.set.Tip(self).Seq; tip-from >= maxRecords {
-		return nil, contracts.Errorf(contracts.TooLarge, "%d records are asked for, at most %d at once", tip-from+1, maxRecords)
-	}
-	head, err := s.ownHead()
-	if err != nil {
-		return nil, err
-	}
-	records, err := s.cfg.Revocations.Records(ctx, self, from, maxRecords)
-	if err != nil {
-		return nil, err
-	}
-	return bytes.Join(append([][]byte{[]byte(head)}, records...), []byte{'\n'}), nil
 }
 
 // ask puts a question to a DID's node.
@@ -154,18 +145,6 @@ func (s *Service) offer(ctx context.Context, to identity.DID, text string) error
 	defer cancel()
 	_, err := s.ask(ctx, to, askOffer, []byte(text))
 	return err
-}
-
-func (s *Service) askLog(ctx context.Context, did identity.DID, from int64) (head []byte, records [][]byte, err error) {
-	b, err := s.ask(ctx, did, askLog, []byte(strconv.FormatInt(from, 10)))
-	if err != nil {
-		return nil, nil, err
-	}
-	lines := splitLines(b)
-	if len(lines) == 0 || len(lines) > maxRecords+1 {
-		return nil, nil, contracts.Errorf(contracts.Malformed, "a revocation log of %d lines", len(lines))
-	}
-	return lines[0], lines[1:], nil
 }
 
 // Present shows an executor what the wallet holds for it, once on a connection; again
