@@ -5040,6 +5040,8 @@ type ToolExposure struct {
 	Private   *bool  `json:"private,omitzero"`
 	// Tools that change nothing. All others write.
 	Read []string `json:"read,omitzero"`
+	// One upstream serves all callers: for servers that keep nothing of a call. Else each caller has its own.
+	Shared *bool `json:"shared,omitzero"`
 	// Of a streamable HTTP server.
 	URL string `json:"url,omitzero"`
 }
@@ -5110,6 +5112,8 @@ func (v *ToolExposure) Validate() error {
 				return err
 			}
 		}
+	}
+	if v.Shared != nil {
 	}
 	if v.URL != "" {
 		if err := checkString("url", v.URL, 0, 1024, pattern2); err != nil {
@@ -5214,6 +5218,13 @@ func (v *ToolExposure) AppendCanonical(dst []byte) []byte {
 			dst = jcs.AppendString(dst, v.Read[i])
 		}
 		dst = append(dst, ']')
+	}
+	if v.Shared != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"shared\":"...)
+		dst = jcs.AppendBool(dst, *v.Shared)
 	}
 	if v.URL != "" {
 		if dst[len(dst)-1] != '{' {

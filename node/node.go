@@ -29,6 +29,7 @@ import (
 	"github.com/talosprotocol/talos/node/evidence"
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/gateway"
+	"github.com/talosprotocol/talos/node/gateway/mcp"
 	"github.com/talosprotocol/talos/node/p2p"
 	"github.com/talosprotocol/talos/node/session"
 	"github.com/talosprotocol/talos/node/store"
@@ -55,6 +56,8 @@ type Node struct {
 	calls   *call.Calls      // these three are nil unless the node is an agent or a gateway
 	gateway *gateway.Gateway // what it offers
 	router  *gateway.Router  // and how it uses what others offer
+	tools   *mcp.Driver      // the MCP servers that it exposes
+	exposed []contracts.ToolExposure
 	api     *api.Server
 	mu      sync.Mutex // guards home after New
 }
@@ -133,8 +136,7 @@ func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *
 		if err = n.openServices(); err != nil { // what I offer and use
 			return n, err
 		}
-		// with whom I talk
-		if n.talks, err = session.New(n.host, n.dir, n.store.Session(), session.Keys{Agreement: keys.agreement, Invocation: keys.invocation}, recorder{n}, door{n}, log, time.Now); err != nil {
+		if n.talks, err = session.New(n.host, n.dir, n.store.Session(), session.Keys{Agreement: keys.agreement, Invocation: keys.invocation}, recorder{n}, door{n}, log, time.Now); err != nil { // with whom I talk
 			return n, err
 		}
 	}
@@ -263,6 +265,9 @@ func (n *Node) close() error {
 	}
 	if n.calls != nil {
 		errs = append(errs, n.calls.Close())
+	}
+	if n.tools != nil {
+		errs = append(errs, n.tools.Close())
 	}
 	if n.talks != nil {
 		errs = append(errs, n.talks.Close())

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/talosprotocol/talos/node/call"
 	"github.com/talosprotocol/talos/node/gateway"
 	"github.com/talosprotocol/talos/node/gateway/llm"
+	"github.com/talosprotocol/talos/node/gateway/mcp"
 )
 
 const (
@@ -110,6 +112,9 @@ func (n *Node) reload() error {
 	if err != nil {
 		return err
 	}
+	if err := n.reloadTools(c.Tools); err != nil {
+		return err
+	}
 	n.gateway.SetRegion(c.Region)
 	n.gateway.Set(gateway.Model, models)
 	trust := make([]identity.DID, len(c.PromptsTo))
@@ -118,6 +123,40 @@ func (n *Node) reload() error {
 	}
 	n.router.SetTrust(trust, c.Region)
 	return nil
+}
+
+// reloadTools replaces the MCP servers if they are others now: those that run would end.
+func (n *Node) reloadTools(servers []contracts.ToolExposure) error {
+	n.mu.Lock()
+	same := n.tools != nil && reflect.DeepEqual(servers, n.exposed)
+	n.mu.Unlock()
+	if same {
+		return nil
+	}
+	tools, err := mcp.New(mcp.Config{Servers: servers, Secret: n.secret, Dir: n.home.path("mcp"), Log: n.log})
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	old := n.tools
+	n.tools, n.exposed = tools, servers
+	n.mu.Unlock()
+	n.gateway.Set(gateway.Tool, tools)
+	if old != nil {
+		go old.Close() //nolint:errcheck // there is none
+	}
+	go n.warm(tools)
+	return nil
+}
+
+// warm starts the MCP servers once, so that the node can say what they offer.
+func (n *Node) warm(d *mcp.Driver) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for name, err := range d.Warm(ctx) {
+		n.log.Warn("an MCP server that is exposed does not answer", "server", name, "err", err)
+	}
+	n.gateway.Changed()
 }
 
 // drain lets the calls that run end, and takes no new ones.

@@ -21,7 +21,7 @@ import (
 
 func (a *app) exposeCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "expose", Short: "Offer models to other agents",
+		Use: "expose", Short: "Offer models and MCP servers to other agents",
 		Long: `What a node exposes, others use by its DID, end to end encrypted, under a capability:
 
   talos secret set openai                       the key, from standard input
@@ -29,9 +29,12 @@ func (a *app) exposeCmd() *cobra.Command {
   talos expose llm local --url http://127.0.0.1:11434/v1 --upstream-model llama3
   talos cap grant <did> --scope model:gpt-4o --budget tokens=100000
 
+  talos expose mcp files --read read_file -- /usr/bin/node server.js /data
+  talos cap grant <did> --scope tool:files/method:read_file
+
 It is kept in gateway.json of the home; a running node takes it over at once.`,
 	}
-	c.AddCommand(a.exposeLLMCmd(), a.exposeListCmd(), a.exposeRemoveCmd())
+	c.AddCommand(a.exposeLLMCmd(), a.exposeMCPCmd(), a.exposeListCmd(), a.exposeRemoveCmd())
 	return c
 }
 
@@ -138,6 +141,9 @@ func (a *app) exposeListCmd() *cobra.Command {
 			for _, m := range g.Models {
 				fmt.Fprintf(w, "model\t%s\t%s\t%s\n", m.Name, m.URL, strings.Join(m.Operations, " "))
 			}
+			for _, t := range g.Tools {
+				fmt.Fprintf(w, "mcp\t%s\t%s\t%s\n", t.Name, strings.Join(append(t.Command, t.URL), " "), strings.Join(t.Read, " "))
+			}
 			_ = w.Flush()
 			if len(g.Models)+len(g.Tools)+len(g.Agents) == 0 {
 				fmt.Fprintln(a.out, "nothing; see talos expose --help")
@@ -147,13 +153,16 @@ func (a *app) exposeListCmd() *cobra.Command {
 }
 
 func (a *app) exposeRemoveCmd() *cobra.Command {
-	return &cobra.Command{Use: "remove llm <name>", Short: "Stop offering something", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+	return &cobra.Command{Use: "remove llm|mcp <name>", Short: "Stop offering something", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
 		running, err := a.changeGateway(c.Context(), func(g *contracts.GatewayConfig) error {
-			before := len(g.Models)
-			if args[0] == "llm" {
+			before := len(g.Models) + len(g.Tools)
+			switch args[0] {
+			case "llm":
 				g.Models = slices.DeleteFunc(g.Models, func(m contracts.ModelExposure) bool { return m.Name == args[1] })
+			case "mcp":
+				g.Tools = slices.DeleteFunc(g.Tools, func(t contracts.ToolExposure) bool { return t.Name == args[1] })
 			}
-			if len(g.Models) == before {
+			if len(g.Models)+len(g.Tools) == before {
 				return contracts.Errorf(contracts.NotFound, "no %.32q of the name %.64q is exposed; see talos expose list", args[0], args[1])
 			}
 			return nil

@@ -87,7 +87,7 @@ Start here:
 	root.AddGroup(&cobra.Group{ID: "node", Title: "Run a node:"}, &cobra.Group{ID: "use", Title: "Use a running node:"}, &cobra.Group{ID: "proof", Title: "Evidence, keys and authority:"})
 	for group, cmds := range map[string][]*cobra.Command{
 		"node":  {a.initCmd(), a.upCmd(), a.testnetCmd(), a.doctorCmd(), a.exposeCmd(), a.secretCmd()},
-		"use":   {a.statusCmd(), a.idCmd(), a.resolveCmd(), a.peersCmd(), a.sendCmd(), a.listenCmd(), a.sessionCmd(), a.findCmd(), a.trustCmd(), a.askCmd()},
+		"use":   {a.statusCmd(), a.idCmd(), a.resolveCmd(), a.peersCmd(), a.sendCmd(), a.listenCmd(), a.sessionCmd(), a.findCmd(), a.trustCmd(), a.askCmd(), a.mcpCmd()},
 		"proof": {a.auditCmd(), a.keyCmd(), a.capCmd(), a.rbacCmd(), a.budgetCmd(), a.limitsCmd()},
 	} {
 		for _, c := range cmds {

@@ -65,6 +65,7 @@ func (s *Server) routes() map[string]route {
 	}
 	maps.Copy(all, s.capabilityRoutes())
 	maps.Copy(all, s.serviceRoutes())
+	maps.Copy(all, s.mcpRoutes())
 	return all
 }
 

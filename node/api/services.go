@@ -134,18 +134,19 @@ func (s *Server) model(operation string, failure func(http.ResponseWriter, error
 		}
 		u := &Use{Kind: "model", Service: named.Model, Method: operation, ContentType: "application/json", Headers: known(r), Body: b, Repeatable: true}
 		return map[string]string{"model": named.Model, "operation": operation}, func(w http.ResponseWriter, r *http.Request) error {
-			return s.use(w, r, u)
+			return s.use(w, r, u, lastEvent)
 		}, nil
 	}}
 }
 
 // use makes a call and copies its answer, and has the gate record who answered what.
-func (s *Server) use(w http.ResponseWriter, r *http.Request, u *Use) error {
+// last makes the event that ends a stream whose rest does not come.
+func (s *Server) use(w http.ResponseWriter, r *http.Request, u *Use, last func(error) []byte) error {
 	a, err := s.node.Use(r.Context(), u)
 	if err != nil {
 		return err
 	}
-	err = pass(w, a)
+	err = pass(w, a, last)
 	if res := result(r.Context()); res != nil {
 		res.Peer, res.RequestDigest = identity.DID(a.Gateway), a.Request
 		if rc := a.Receipt(); rc != nil {
@@ -176,7 +177,7 @@ func known(r *http.Request) map[string]string {
 // pass copies an answer to a local program, each part when it comes. Once it has begun an
 // error can only end it: the connection is broken off, so that nobody takes a part for the
 // whole.
-func pass(w http.ResponseWriter, a *Answer) error {
+func pass(w http.ResponseWriter, a *Answer, last func(error) []byte) error {
 	defer a.Body.Close() //nolint:errcheck // read, or of no use
 	for name, v := range a.Headers {
 		w.Header().Set(name, v)
@@ -203,7 +204,7 @@ func pass(w http.ResponseWriter, a *Answer) error {
 		}
 		if err != nil {
 			if streamed {
-				_, _ = w.Write(lastEvent(err))
+				_, _ = w.Write(last(err))
 			}
 			return broken{err, streamed}
 		}

@@ -66,6 +66,13 @@ func (g *Gateway) Set(kind string, d Driver) {
 	g.drivers[kind] = d
 }
 
+// Changed has the list of services made anew: a driver offers something else.
+func (g *Gateway) Changed() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.listed = nil
+}
+
 // SetRegion replaces the region that the list of services names.
 func (g *Gateway) SetRegion(region string) {
 	g.mu.Lock()
@@ -79,12 +86,6 @@ func (g *Gateway) Drain() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.draining, g.listed = true, nil
-}
-
-// kindOf gives the kind of service that a surface is of: what precedes the point.
-func kindOf(surface string) string {
-	kind, _, _ := strings.Cut(surface, ".")
-	return kind
 }
 
 // Handle answers a call of the mesh; it is a call.Handler.
@@ -103,18 +104,18 @@ func (g *Gateway) Handle(ctx context.Context, c *call.Call, w *call.ResponseWrit
 
 // serve answers a call for who, and gives what the receipt says when it is over.
 func (g *Gateway) serve(ctx context.Context, who gate.Principal, h *call.Header, in io.Reader, out output) (*contracts.CallReceipt, error) {
-	s := g.cfg.Gate.Registry().Surface(h.Surface)
-	if s == nil || s.Call == nil || !*s.Call {
-		return nil, call.NotBegun(contracts.Errorf(contracts.Forbidden, "%.64q is on no surface that other nodes may call, and denied", h.Surface))
-	}
 	if h.Surface == surfaceList {
 		return nil, g.list(ctx, who, out)
 	}
+	kind, ok := strings.CutSuffix(h.Surface, ".use")
+	if !ok || kind != Model && kind != Tool && kind != Agent {
+		return nil, call.NotBegun(contracts.Errorf(contracts.Forbidden, "%.64q is on no surface that other nodes may call, and denied", h.Surface))
+	}
 	g.mu.RLock()
-	d := g.drivers[kindOf(h.Surface)]
+	d := g.drivers[kind]
 	g.mu.RUnlock()
 	if d == nil {
-		return nil, call.NotBegun(contracts.Errorf(contracts.UnknownTool, "this node offers nothing of the kind %s", kindOf(h.Surface)))
+		return nil, call.NotBegun(contracts.Errorf(contracts.UnknownTool, "this node offers nothing of the kind %s", kind))
 	}
 	body, release, err := g.read(ctx, h.Length, in)
 	if err != nil {
@@ -128,6 +129,9 @@ func (g *Gateway) serve(ctx context.Context, who gate.Principal, h *call.Header,
 	p, err := d.Plan(ctx, a)
 	if err != nil {
 		return nil, call.NotBegun(err)
+	}
+	if s := g.cfg.Gate.Registry().Surface(p.Surface); s == nil || s.Call == nil || !*s.Call {
+		return nil, call.NotBegun(contracts.Errorf(contracts.Forbidden, "%.64q is on no surface that other nodes may call, and denied", p.Surface))
 	}
 	return g.do(ctx, who, h, a, p, salt, out)
 }

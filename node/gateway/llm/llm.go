@@ -13,6 +13,7 @@ import (
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/gateway"
 	"github.com/talosprotocol/talos/node/gateway/outbound"
+	"github.com/talosprotocol/talos/node/gateway/rawjson"
 )
 
 const defaultLimit = 4096
@@ -114,7 +115,7 @@ func (d *Driver) Plan(_ context.Context, a *gateway.Asked) (*gateway.Plan, error
 	if err != nil {
 		return nil, err
 	}
-	c := &upstreamCall{d: d, m: m, r: r, asked: a, key: key, body: r.set(m.changes(r))}
+	c := &upstreamCall{d: d, m: m, r: r, asked: a, key: key, body: r.Set(m.changes(r))}
 	return &gateway.Plan{
 		Surface: "model.use", Params: map[string]string{"model": a.Service, "operation": a.Method}, Args: args,
 		Cost: bound(r, m.price, limit),
@@ -160,20 +161,20 @@ func (m *model) changes(r *request) map[string]string {
 		name = m.Name
 	}
 	out := map[string]string{}
-	if quoted, err := json.Marshal(name); err == nil && string(r.member("model")) != string(quoted) {
+	if quoted, err := json.Marshal(name); err == nil && string(r.Get("model")) != string(quoted) {
 		out["model"] = string(quoted)
 	}
 	if names := limitNames[r.op]; len(names) > 0 && r.limit == 0 {
 		out[names[0]] = strconv.FormatInt(m.limit, 10)
 	}
 	if r.op == Chat && r.stream && !r.usage {
-		o := &request{body: r.member("stream_options")}
-		if len(o.body) == 0 || o.body[0] != '{' || o.scan() != nil {
-			o = &request{body: []byte("{}")}
+		o, err := rawjson.Parse(r.Get("stream_options"))
+		if err != nil { // there is none
+			o = &rawjson.Object{}
 		}
-		out["stream_options"] = string(o.set(map[string]string{"include_usage": "true"}))
+		out["stream_options"] = string(o.Set(map[string]string{"include_usage": "true"}))
 	}
-	if r.op == Responses && string(r.member("store")) != "false" {
+	if r.op == Responses && string(r.Get("store")) != "false" {
 		out["store"] = "false"
 	}
 	return out

@@ -1,13 +1,11 @@
 package llm
 
 import (
-	"bytes"
 	"encoding/json"
-	"maps"
-	"slices"
 	"strconv"
 
 	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/node/gateway/rawjson"
 )
 
 // Operations, as scopes and calls name them.
@@ -18,17 +16,10 @@ const (
 	Messages   = "messages"
 )
 
-// span is a member of the request's object: where its value stands.
-type span struct {
-	name     string
-	from, to int
-}
-
 // request is what policy needs to know of a body.
 type request struct {
+	*rawjson.Object
 	op      string
-	body    []byte
-	members []span
 	stream  bool
 	usage   bool  // the client itself wants the usage of a stream
 	limit   int64 // of tokens that are generated for one choice; 0: the client sets none
@@ -38,14 +29,11 @@ type request struct {
 // read reads a body's outermost object strictly: a member that is there twice would be
 // one thing here and another upstream.
 func read(op string, body []byte) (*request, error) {
-	if !json.Valid(body) {
-		return nil, contracts.Errorf(contracts.Malformed, "the request is not JSON")
+	o, err := rawjson.Parse(body)
+	if err != nil {
+		return nil, contracts.Errorf(contracts.Malformed, "the request: %s", contracts.Message(err))
 	}
-	r := &request{op: op, body: body, choices: 1}
-	if err := r.scan(); err != nil {
-		return nil, err
-	}
-	var err error
+	r := &request{Object: o, op: op, choices: 1}
 	if r.stream, err = r.boolean("stream"); err != nil {
 		return nil, err
 	}
@@ -76,105 +64,8 @@ var limitNames = map[string][]string{
 	Chat: {"max_completion_tokens", "max_tokens"}, Responses: {"max_output_tokens"}, Messages: {"max_tokens"},
 }
 
-const maxMembers = 128
-
-// scan finds the members of the object. The body is valid JSON, which makes it simple.
-func (r *request) scan() error {
-	b := r.body
-	i := space(b, 0)
-	if b[i] != '{' {
-		return contracts.Errorf(contracts.Malformed, "the request is no JSON object")
-	}
-	for i = space(b, i+1); b[i] != '}'; {
-		from := i
-		i = skip(b, i)
-		var name string
-		if err := json.Unmarshal(b[from:i], &name); err != nil {
-			return contracts.Errorf(contracts.Malformed, "the name of a member is not text")
-		}
-		i = space(b, space(b, i)+1) // the colon
-		s := span{name, i, skip(b, i)}
-		if slices.ContainsFunc(r.members, func(o span) bool { return o.name == name }) || len(r.members) == maxMembers {
-			return contracts.Errorf(contracts.Malformed, "the request has the member %.64q twice, or more than %d", name, maxMembers)
-		}
-		r.members = append(r.members, s)
-		if i = space(b, s.to); b[i] == ',' {
-			i = space(b, i+1)
-		}
-	}
-	return nil
-}
-
-func space(b []byte, i int) int {
-	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\r' || b[i] == '\t') {
-		i++
-	}
-	return i
-}
-
-// skip gives where the value that begins at i ends.
-func skip(b []byte, i int) int {
-	depth := 0
-	for ; i < len(b); i++ {
-		switch b[i] {
-		case '"':
-			for i++; b[i] != '"'; i++ {
-				if b[i] == '\\' {
-					i++
-				}
-			}
-		case '{', '[':
-			depth++
-			continue
-		case '}', ']':
-			if depth--; depth < 0 {
-				return i
-			}
-		case ',', ' ', '\n', '\r', '\t', ':':
-			if depth == 0 {
-				return i
-			}
-			continue
-		default:
-			if depth == 0 && i+1 < len(b) && !delimiter(b[i+1]) {
-				continue
-			}
-		}
-		if depth == 0 {
-			return i + 1
-		}
-	}
-	return i
-}
-
-func delimiter(c byte) bool {
-	return c == ',' || c == '}' || c == ']' || c == ' ' || c == '\n' || c == '\r' || c == '\t' || c == ':'
-}
-
-// member gives a member's value as it stands, nil if it is absent.
-func (r *request) member(name string) []byte {
-	for _, s := range r.members {
-		if s.name == name {
-			return r.body[s.from:s.to]
-		}
-	}
-	return nil
-}
-
-func (r *request) text(name string) (string, error) {
-	v := r.member(name)
-	if v == nil || string(v) == "null" {
-		return "", nil
-	}
-	var s string
-	if err := json.Unmarshal(v, &s); err != nil {
-		return "", contracts.Errorf(contracts.Malformed, "%s is no text", name)
-	}
-	return s, nil
-}
-
 func (r *request) boolean(name string) (bool, error) {
-	switch v := r.member(name); string(v) {
+	switch v := r.Get(name); string(v) {
 	case "", "null", "false":
 		return false, nil
 	case "true":
@@ -186,7 +77,7 @@ func (r *request) boolean(name string) (bool, error) {
 const maxNumber = 10_000_000
 
 func (r *request) number(name string) (int64, bool, error) {
-	v := r.member(name)
+	v := r.Get(name)
 	if v == nil || string(v) == "null" {
 		return 0, false, nil
 	}
@@ -199,7 +90,7 @@ func (r *request) number(name string) (int64, bool, error) {
 
 // options reads whether the client wants the usage of a stream.
 func (r *request) options() error {
-	v := r.member("stream_options")
+	v := r.Get("stream_options")
 	if v == nil || string(v) == "null" {
 		return nil
 	}
@@ -217,14 +108,14 @@ func (r *request) options() error {
 // same key could reach, or spend what no count of tokens bounds.
 func (r *request) refuse() error {
 	for _, name := range []string{"previous_response_id", "conversation", "prompt", "background", "web_search_options", "mcp_servers", "container", "best_of"} {
-		if v := r.member(name); v != nil && string(v) != "null" && string(v) != "false" {
+		if v := r.Get(name); v != nil && string(v) != "null" && string(v) != "false" {
 			return contracts.Errorf(contracts.ConstraintViolation, "%s is not available through a gateway: it has state at the provider, or costs what tokens do not bound; send the whole conversation", name)
 		}
 	}
 	if keep, err := r.boolean("store"); err != nil || keep {
 		return contracts.Errorf(contracts.ConstraintViolation, "store is not available through a gateway: the provider would keep the request under the gateway's account")
 	}
-	tier, err := r.text("service_tier")
+	tier, err := r.Text("service_tier")
 	if err != nil {
 		return err
 	}
@@ -236,7 +127,7 @@ func (r *request) refuse() error {
 
 // tools allows tools that the caller itself runs.
 func (r *request) tools() error {
-	v := r.member("tools")
+	v := r.Get("tools")
 	if v == nil || string(v) == "null" {
 		return nil
 	}
@@ -252,35 +143,4 @@ func (r *request) tools() error {
 		}
 	}
 	return nil
-}
-
-// set gives the body with some members replaced or added; all other bytes stay.
-func (r *request) set(values map[string]string) []byte {
-	if len(values) == 0 {
-		return r.body
-	}
-	var out bytes.Buffer
-	at := 0
-	for _, s := range r.members {
-		if v, ok := values[s.name]; ok {
-			out.Write(r.body[at:s.from])
-			out.WriteString(v)
-			at = s.to
-		}
-	}
-	end := bytes.LastIndexByte(r.body, '}')
-	out.Write(r.body[at:end])
-	added := len(r.members) > 0
-	for _, name := range slices.Sorted(maps.Keys(values)) {
-		if r.member(name) != nil {
-			continue
-		}
-		if added {
-			out.WriteByte(',')
-		}
-		added = true
-		out.WriteString(strconv.Quote(name) + ":" + values[name])
-	}
-	out.Write(r.body[end:])
-	return out.Bytes()
 }

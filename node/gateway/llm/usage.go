@@ -138,7 +138,7 @@ func (m *meter) whole(op string, body []byte) {
 // bound gives what a call may cost at most, and what of it is held before it begins: of a
 // stream, its first slice.
 func bound(r *request, p price, limit int64) gate.Amounts {
-	in := ceil(int64(len(r.body)), boundBytes)
+	in := ceil(int64(len(r.Raw())), boundBytes)
 	out := limit * r.choices
 	switch {
 	case r.op == Embeddings:

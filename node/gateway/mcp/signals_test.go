@@ -1,0 +1,8 @@
+package mcp_test
+
+import (
+	"os/signal"
+	"syscall"
+)
+
+func ignoreSignals() { signal.Ignore(syscall.SIGTERM, syscall.SIGINT) }

@@ -1,0 +1,138 @@
+package node_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/node"
+	"github.com/talosprotocol/talos/node/api"
+	"github.com/talosprotocol/talos/node/authority"
+	"github.com/talosprotocol/talos/testnet/fake"
+)
+
+// TestMain is also the MCP server that tests expose as a program.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "serve-notes" {
+		fake.ServeNotes("1.0")
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// withToken sends a program's token.
+type withToken string
+
+func (t withToken) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+string(t))
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// The official SDK's client uses the official SDK's server on another node, in both
+// revisions, as if it were here: what it may use it sees, and no more. GW-1, GW-16, GW-17.
+func TestMCPAcrossNodes(t *testing.T) {
+	boot, anchors, _ := mesh(t, 1, 0)
+	o := node.InitOptions{Bootstrap: addrs(boot), Anchors: []string{string(anchors[0].DID())}, Interval: 1, Strangers: "ask"}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gh, ah := initHome(t, o), initHome(t, o)
+	if err := gh.SetGateway(&contracts.GatewayConfig{V: "talos-gateway/1", Tools: []contracts.ToolExposure{
+		{Name: "notes", Command: []string{self, "serve-notes"}, Read: []string{"echo", "count", "wait"}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	g, a := start(t, gh), start(t, ah)
+	for _, r := range []*running{g, a} {
+		wait(t, "readiness", func() bool { return r.Status().Ready })
+	}
+	p := programOf(t, ah)
+	connect := func(version string, options *sdk.ClientOptions) (*sdk.ClientSession, error) {
+		c := sdk.NewClient(&sdk.Implementation{Name: "test", Version: "1"}, options)
+		return c.Connect(t.Context(), &sdk.StreamableClientTransport{
+			Endpoint: p.url + "/mcp/" + string(g.DID()) + "/notes", HTTPClient: &http.Client{Transport: withToken(p.token)}, DisableStandaloneSSE: true,
+		}, &sdk.ClientSessionOptions{ProtocolVersion: version})
+	}
+	if _, err := connect("", nil); err == nil || !strings.Contains(err.Error(), "talos cap request") {
+		t.Fatalf("without a capability: %v", err)
+	}
+	if _, _, err := g.Powers().Grant(t.Context(), authority.Terms{To: a.DID(), Scopes: []string{"tool:notes/method:count", "tool:notes/method:echo", "tool:notes/method:wait"}, Life: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range []string{"2026-07-28", "2025-11-25"} {
+		t.Run(version, func(t *testing.T) {
+			var progress atomic.Int64
+			cs, err := connect(version, &sdk.ClientOptions{ProgressNotificationHandler: func(context.Context, *sdk.ProgressNotificationClientRequest) { progress.Add(1) }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cs.Close() //nolint:errcheck // nothing to lose
+			if v := cs.InitializeResult(); v.ProtocolVersion != version || v.ServerInfo.Name != "notes" || v.Instructions != "keeps notes" {
+				t.Errorf("the server says %+v", v)
+			}
+			tools, err := cs.ListTools(t.Context(), nil)
+			if err != nil || len(tools.Tools) != 3 {
+				t.Fatalf("tools: %+v, %v", tools, err)
+			}
+			call := func(name string, args map[string]any, token any) (string, error) {
+				params := &sdk.CallToolParams{Name: name, Arguments: args}
+				if token != nil {
+					params.Meta = sdk.Meta{"progressToken": token}
+				}
+				res, err := cs.CallTool(t.Context(), params)
+				if err != nil {
+					return "", err
+				}
+				return res.Content[0].(*sdk.TextContent).Text, nil
+			}
+			if got, err := call("echo", map[string]any{"text": "hello"}, nil); err != nil || got != "hello" {
+				t.Errorf("echo: %q, %v", got, err)
+			}
+			if got, err := call("count", map[string]any{"n": 5}, "token"); err != nil || got != "5" {
+				t.Errorf("count: %q, %v", got, err)
+			}
+			wait(t, "progress", func() bool { return progress.Load() == 5 })
+			if _, err := call("add_note", map[string]any{"text": "x"}, nil); err == nil || !strings.Contains(err.Error(), "covers the call") {
+				t.Errorf("a tool that is not granted: %v", err)
+			}
+			// A call that is given up is given up over there too.
+			file := filepath.Join(t.TempDir(), "gone")
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() {
+				_, err := cs.CallTool(ctx, &sdk.CallToolParams{Name: "wait", Arguments: map[string]any{"text": file}})
+				done <- err
+			}()
+			wait(t, "start of the tool", func() bool { _, err := os.Stat(file + ".began"); return err == nil })
+			began := time.Now()
+			cancel()
+			<-done
+			wait(t, "word to the tool", func() bool { _, err := os.Stat(file); return err == nil })
+			t.Logf("the tool knew %s after its caller had gone", time.Since(began).Round(time.Millisecond))
+		})
+	}
+	found, err := api.Dial(filepath.Join(ah.Dir, "api.sock")).FindServices(t.Context(), "tool", "echo")
+	if err != nil || len(found) != 1 || found[0].Name != "notes" || len(found[0].Operations) != 9 {
+		t.Errorf("found %+v, %v", found, err)
+	}
+	seen := map[string]int{}
+	for _, r := range []*running{g, a} {
+		for _, e := range events(t, r) {
+			seen[fmt.Sprint(e.Surface, " ", e.Type)]++
+		}
+	}
+	if seen["tool.read intent"] != 6 || seen["tool.read result"] != 6 || seen["local.tool.use result"] == 0 {
+		t.Errorf("recorded: %v", seen)
+	}
+}
