@@ -1,13 +1,8 @@
 package capability
 
 import (
-	"bytes"
-	"io"
-	"slices"
-	"strconv"
 	"strings"
-
-	"github.com/go-json-experiment/json/jsontext"
+	"unicode/utf8"
 
 	"github.com/talosprotocol/talos/contracts"
 )
@@ -63,64 +58,32 @@ func pathKindOf(s string) pathKind {
 // ParseArgs reads a JSON object strictly: valid UTF-8, no name twice. What does not
 // read is a CONSTRAINT_VIOLATION, since no condition on it could be decided.
 func ParseArgs(text []byte) (*Args, error) {
-	bad := func(why string) (*Args, error) {
-		return nil, contracts.Errorf(contracts.ConstraintViolation, "the call's arguments cannot be read: %s", why)
+	var room struct { // in one piece, for arguments of usual size
+		ptr   [64]byte
+		ptrs  [128]byte
+		names [12]string
+		ends  [8]int
 	}
-	if len(text) > MaxArgsBytes {
-		return bad("more than 1 MiB")
-	}
-	a := &Args{}
-	d := jsontext.NewDecoder(bytes.NewBuffer(text))
-	if d.PeekKind() != '{' {
-		return bad("they are one JSON object")
-	}
-	for ended := 0; ; {
-		t, err := d.ReadToken()
-		if err == io.EOF {
-			break
-		}
-		if err != nil || ended > 0 {
-			return bad("not JSON with each name once")
-		}
-		if d.StackDepth() > maxArgsDepth {
-			return bad("nested deeper than 32")
-		}
-		if d.StackDepth() == 0 {
-			ended++
-		}
-		// Between a name and its value an object's length is odd: that was the name.
-		if kind, n := d.StackIndex(d.StackDepth()); kind == '{' && n%2 == 1 || t.Kind() == '}' || t.Kind() == ']' || t.Kind() == '{' || t.Kind() == '[' {
-			continue
-		}
-		if d.StackDepth() > maxPointer {
-			continue
-		}
-		if len(a.items) == maxArgs {
-			return bad("more than 4096 values")
-		}
-		a.items = append(a.items, newArg(string(d.StackPointer()), t))
-	}
-	slices.SortFunc(a.items, func(x, y arg) int { return strings.Compare(x.ptr, y.ptr) })
-	return a, nil
-}
-
-func newArg(ptr string, t jsontext.Token) arg {
-	switch t.Kind() {
-	case '"':
-		s := t.String()
-		return arg{ptr: ptr, kind: argString, str: s, path: pathKindOf(s)}
-	case 't':
-		return arg{ptr: ptr, kind: argBool, num: 1}
-	case 'f':
-		return arg{ptr: ptr, kind: argBool}
-	case '0':
-		text := t.String()
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err == nil && text != "-0" && n <= 1<<53-1 && n >= -1<<53+1 {
-			return arg{ptr: ptr, kind: argInt, num: n}
+	p := argReader{s: string(text), ptr: room.ptr[:0], ptrs: room.ptrs[:0], names: room.names[:0], ends: room.ends[:0]}
+	switch {
+	case len(text) > MaxArgsBytes:
+		p.why = "more than 1 MiB"
+	case !utf8.ValidString(p.s):
+		p.why = "not UTF-8"
+	default:
+		p.space()
+		if !p.at('{') {
+			p.why = "they are one JSON object"
+		} else if p.value(0) {
+			if p.space(); p.i < len(p.s) {
+				p.why = notJSON
+			}
 		}
 	}
-	return arg{ptr: ptr}
+	if p.why != "" {
+		return nil, contracts.Errorf(contracts.ConstraintViolation, "the call's arguments cannot be read: %s", p.why)
+	}
+	return &Args{items: p.sorted()}, nil
 }
 
 // find gives the value at a pointer, nil if there is none.

@@ -93,7 +93,8 @@ func NewCall(kind Kind, name, method string, resource []string, access Access) (
 	if len(resource) > MaxCallSegments {
 		return c, contracts.Errorf(contracts.TooLarge, "a resource of %d segments, at most %d", len(resource), MaxCallSegments)
 	}
-	var path []byte
+	var room [256]byte
+	path := room[:0]
 	for i, seg := range resource {
 		part, err := callPart("resource", seg)
 		if err != nil {
@@ -118,6 +119,9 @@ func callPart(what, text string) (string, error) {
 	if len(text) > MaxPartBytes {
 		return "", contracts.Errorf(contracts.TooLarge, "the call's %s has %d bytes, at most %d", what, len(text), MaxPartBytes)
 	}
+	if plain(text) {
+		return text, nil // most are their own encoding
+	}
 	if why := checkText(text); why != "" {
 		return "", contracts.Errorf(contracts.Malformed, "the call's %s: %s", what, why)
 	}
@@ -126,6 +130,16 @@ func callPart(what, text string) (string, error) {
 		return "", contracts.Errorf(contracts.TooLarge, "the call's %s has %d bytes when it is encoded, at most %d", what, len(part), MaxPartBytes)
 	}
 	return part, nil
+}
+
+// plain reports whether all of text stands for itself.
+func plain(text string) bool {
+	for i := range len(text) {
+		if !unreserved(text[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // String gives the scope that covers this call and no other: what is asked for.
