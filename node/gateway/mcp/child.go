@@ -23,6 +23,7 @@ const (
 // to its error stream is thrown away: it may hold whatever the calls hold.
 type child struct {
 	cmd   *exec.Cmd
+	pipe  *os.File // its output
 	out   *bufio.Reader
 	limit int // bytes of a line
 
@@ -53,14 +54,18 @@ func startChild(c command, limit int) (*child, error) {
 	if err != nil {
 		return nil, contracts.Errorf(contracts.Unavailable, "starting a program: %w", err)
 	}
-	out, err := cmd.StdoutPipe()
+	out, theirs, err := os.Pipe() // not exec's, which may not be read while Wait runs
 	if err != nil {
 		return nil, contracts.Errorf(contracts.Unavailable, "starting a program: %w", err)
 	}
-	if err := cmd.Start(); err != nil {
+	cmd.Stdout = theirs
+	err = cmd.Start()
+	_ = theirs.Close()
+	if err != nil {
+		_ = out.Close()
 		return nil, contracts.Errorf(contracts.Unavailable, "the program does not start: %w", startError(err))
 	}
-	return &child{cmd: cmd, in: in, out: bufio.NewReaderSize(out, lineBuffer), limit: limit, over: make(chan struct{})}, nil
+	return &child{cmd: cmd, in: in, pipe: out, out: bufio.NewReaderSize(out, lineBuffer), limit: limit, over: make(chan struct{})}, nil
 }
 
 // startError keeps of an error what says why, without arguments.
@@ -113,10 +118,10 @@ func (c *child) close() {
 	c.ending.Do(func() {
 		go func() {
 			defer close(c.over)
+			defer c.pipe.Close() //nolint:errcheck // ends the reader, if somebody else has the other end
 			_ = c.in.Close()
 			gone := make(chan struct{})
 			go func() {
-				_, _ = io.Copy(io.Discard, c.out) // Wait closes the pipe; until then it must not fill
 				_ = c.cmd.Wait()
 				close(gone)
 			}()
