@@ -146,7 +146,7 @@ func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *
 	if o.withAPI {
 		n.api, err = api.New(api.Config{
 			Socket: home.path(fileSocket), Address: home.Config.API, TokenFile: home.path(fileToken), AddressFile: home.path(fileAddress), Gate: n.gate,
-			Attester: gate.NewAttester(n.invocationKey, n.started),
+			Attester: gate.NewAttester(n.invocationKey, n.started).For(n.DID()),
 		}, &local{n}, log)
 	}
 	return n, err

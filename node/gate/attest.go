@@ -16,7 +16,8 @@ import (
 
 // Attested HTTP requests (spec/gate.md §6): the original project's attestation v1, whose
 // clients exist. The signature covers the canonical body, method, target, nonce, time and
-// the id of the surface, each on a line.
+// the id of the surface, each on a line; in version 2 also the DID of the node that is
+// meant, so that nobody who has seen a request can hand it to another one.
 
 // Headers of an attestation.
 const (
@@ -26,6 +27,7 @@ const (
 	HeaderSignature = "X-Talos-Signature"
 	HeaderAlgorithm = "X-Talos-Sig-Alg"
 	HeaderVersion   = "X-Talos-Sig-Version"
+	HeaderAudience  = "X-Talos-Audience" // of v2
 )
 
 // Limits of attestations.
@@ -38,6 +40,7 @@ const (
 // Attestation is what the headers say.
 type Attestation struct {
 	KeyID     string
+	Audience  identity.DID // the node that is meant; empty: version 1, which says none
 	Nonce     string
 	Timestamp int64 // Unix s
 	Signature [ed25519.SignatureSize]byte
@@ -52,13 +55,21 @@ func ReadAttestation(header func(name string) string) (*Attestation, error) {
 	bad := func(name, what string) error {
 		return contracts.Errorf(contracts.Malformed, "attestation: %s: want %s", name, what)
 	}
-	if header(HeaderVersion) != "v1" {
-		return nil, bad(HeaderVersion, "v1")
+	audience := header(HeaderAudience)
+	switch version := header(HeaderVersion); {
+	case version != "v1" && version != "v2":
+		return nil, bad(HeaderVersion, "v1 or v2")
+	case (version == "v2") != (audience != ""):
+		return nil, bad(HeaderAudience, "the DID of the node, in v2 alone")
+	case audience != "":
+		if _, err := identity.ParseDID(audience); err != nil {
+			return nil, bad(HeaderAudience, "the DID of the node")
+		}
 	}
 	if header(HeaderAlgorithm) != "ed25519" {
 		return nil, bad(HeaderAlgorithm, "ed25519")
 	}
-	a := &Attestation{KeyID: header(HeaderKey), Nonce: header(HeaderNonce)}
+	a := &Attestation{KeyID: header(HeaderKey), Audience: identity.DID(audience), Nonce: header(HeaderNonce)}
 	if len(a.KeyID) == 0 || len(a.KeyID) > 256 {
 		return nil, bad(HeaderKey, "the DID or key that signs, up to 256 characters")
 	}
@@ -98,7 +109,11 @@ func (a *Attestation) SigningInput(method, target, surface string, body []byte) 
 			return nil, contracts.Errorf(contracts.Malformed, "attestation: the body: %w", err)
 		}
 	}
-	for _, line := range []string{method, target, a.Nonce, strconv.FormatInt(a.Timestamp, 10), surface} {
+	lines := []string{method, target, a.Nonce, strconv.FormatInt(a.Timestamp, 10), surface}
+	if a.Audience != "" {
+		lines = append(lines, string(a.Audience))
+	}
+	for _, line := range lines {
 		if bytes.ContainsAny([]byte(line), "\r\n") {
 			return nil, contracts.Errorf(contracts.Malformed, "attestation: a line break where none may be")
 		}
@@ -111,6 +126,7 @@ func (a *Attestation) SigningInput(method, target, surface string, body []byte) 
 type Attester struct {
 	key     func(ctx context.Context, keyID string) (identity.DID, identity.InvocationPublic, error)
 	started time.Time
+	self    identity.DID
 
 	mu   sync.Mutex
 	seen map[string]int64 // key id, space, nonce → until when, Unix s
@@ -122,8 +138,15 @@ func NewAttester(key func(ctx context.Context, keyID string) (identity.DID, iden
 	return &Attester{key: key, started: started, seen: map[string]int64{}}
 }
 
+// For says which node v is of: requests that mean another one are refused. It is called
+// before the first Verify.
+func (v *Attester) For(self identity.DID) *Attester {
+	v.self = self
+	return v
+}
+
 // Verify gives who has signed a request. Codes: EXPIRED, NOT_YET_VALID,
-// ISSUER_UNRESOLVED, SIGNATURE_INVALID, REPLAY, MALFORMED. Only a request that is right
+// AUDIENCE_MISMATCH, ISSUER_UNRESOLVED, SIGNATURE_INVALID, REPLAY, MALFORMED. Only a request that is right
 // uses up its nonce.
 func (v *Attester) Verify(ctx context.Context, now time.Time, a *Attestation, method, target, surface string, body []byte) (Principal, error) {
 	made := time.Unix(a.Timestamp, 0)
@@ -134,6 +157,9 @@ func (v *Attester) Verify(ctx context.Context, now time.Time, a *Attestation, me
 		return Principal{}, contracts.Errorf(contracts.NotYetValid, "attestation: made %s from now; look at the clock", made.Sub(now).Round(time.Second))
 	case made.Before(v.started.Truncate(time.Second)):
 		return Principal{}, contracts.Errorf(contracts.Expired, "attestation: made before this node started, which does not know what it saw then; sign anew")
+	}
+	if a.Audience != "" && a.Audience != v.self {
+		return Principal{}, contracts.Errorf(contracts.AudienceMismatch, "attestation: the request is for %s, this is %s", a.Audience.Short(), v.self.Short())
 	}
 	did, key, err := v.key(ctx, a.KeyID)
 	if err != nil {

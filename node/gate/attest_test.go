@@ -113,7 +113,8 @@ func TestAttestationRefuses(t *testing.T) {
 	}
 	for name, change := range map[string]map[string]string{
 		"padded signature": {gate.HeaderSignature: sig + "=="}, "short signature": {gate.HeaderSignature: sig[:80]}, "standard alphabet": {gate.HeaderSignature: strings.Repeat("+", 86)},
-		"version": {gate.HeaderVersion: "v2"}, "algorithm": {gate.HeaderAlgorithm: "hmac"}, "no key": {gate.HeaderKey: ""}, "short nonce": {gate.HeaderNonce: "1234567"},
+		"version": {gate.HeaderVersion: "v3"}, "v2 for nobody": {gate.HeaderVersion: "v2"}, "v1 for somebody": {gate.HeaderAudience: "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"},
+		"v2 for no DID": {gate.HeaderVersion: "v2", gate.HeaderAudience: "localhost"}, "algorithm": {gate.HeaderAlgorithm: "hmac"}, "no key": {gate.HeaderKey: ""}, "short nonce": {gate.HeaderNonce: "1234567"},
 		"nonce with a space": {gate.HeaderNonce: "nonce 456"}, "time with a sign": {gate.HeaderTime: "+1700000000"}, "time with a fraction": {gate.HeaderTime: "1700000000.0"},
 		"negative time": {gate.HeaderTime: "-5"},
 	} {
@@ -135,5 +136,39 @@ func TestAttestationRefuses(t *testing.T) {
 	}, time.Unix(at+1, 0))
 	if _, err := late.Verify(t.Context(), time.Unix(at+2, 0), a, "GET", "/v1/search?q=foo&t=bar", "app.search", nil); contracts.CodeOf(err) != contracts.Expired {
 		t.Errorf("from before the start: %v", err)
+	}
+}
+
+// Row 33 of the acceptance table: a request that was signed for one node is refused by
+// another, also if somebody takes the name of the node out of it or writes another one.
+// GATE-11.
+func TestRow33_RequestForAnotherNode(t *testing.T) {
+	here, there := identity.DID("did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"), identity.DID("did:key:z6MkjchhfUsD6mmvni8mCdXHw216Xrm9bQe2mBH1P5RDjVJG")
+	priv, v := attested(t)
+	_, other := attested(t)
+	v.For(here)
+	other.For(there)
+	a := gate.Attestation{KeyID: "key-1", Audience: here, Nonce: "nonce-456", Timestamp: 1700000000}
+	input, err := a.SigningInput("GET", "/v1/peers", "node.peers", nil)
+	if err != nil || !strings.HasSuffix(string(input), "\nnode.peers\n"+string(here)) {
+		t.Fatalf("%q, %v", input, err)
+	}
+	sig := base64.RawURLEncoding.EncodeToString(ed25519.Sign(priv, input))
+	v2 := map[string]string{gate.HeaderVersion: "v2", gate.HeaderAudience: string(here)}
+	for i, c := range []struct {
+		at     *gate.Attester
+		change map[string]string
+		want   contracts.Code
+	}{
+		{other, v2, contracts.AudienceMismatch}, {other, map[string]string{gate.HeaderVersion: "v2", gate.HeaderAudience: string(there)}, contracts.SignatureInvalid},
+		{other, nil, contracts.SignatureInvalid}, {v, nil, contracts.SignatureInvalid}, {v, v2, ""}, {v, v2, contracts.Replay},
+	} {
+		got, err := gate.ReadAttestation(headers(sig, c.change))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.at.Verify(t.Context(), time.Unix(1700000000, 0), got, "GET", "/v1/peers", "node.peers", nil); contracts.CodeOf(err) != c.want {
+			t.Errorf("%d: %v, want %q", i, err, c.want)
+		}
 	}
 }
