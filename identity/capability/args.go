@@ -88,13 +88,16 @@ func ParseArgs(text []byte) (*Args, error) {
 
 // find gives the value at a pointer, nil if there is none.
 func (a *Args) find(ptr []byte) *arg {
-	if a == nil {
+	if a == nil || len(ptr) == 0 {
 		return nil
 	}
 	if len(a.items) <= 8 {
+		// Pointers all begin alike: the last octet tells most of them apart at once.
+		last := ptr[len(ptr)-1]
 		for i := range a.items {
-			if a.items[i].ptr == string(ptr) {
-				return &a.items[i]
+			p := &a.items[i]
+			if len(p.ptr) == len(ptr) && p.ptr[len(ptr)-1] == last && p.ptr == string(ptr) {
+				return p
 			}
 		}
 		return nil

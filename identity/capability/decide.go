@@ -150,11 +150,13 @@ func (g *Grant) decide(h *Holder, c *Call, sec int64) verdict {
 	}
 	code = g.code[g.rulesAt:]
 	for r := range g.rules {
-		n := ruleHead + int(code[1]) + int(binary.LittleEndian.Uint16(code[2:]))
-		if !ruleHolds(code[:n], h, c, sec) {
+		_ = code[ruleHead-1]
+		at := ruleHead + int(code[1])
+		end := at + int(binary.LittleEndian.Uint16(code[2:]))
+		if !ruleHolds(op(code[0]), code[ruleHead:at], code[at:end], h, c, sec) {
 			return verdict{why: violated, step: StepConstraints, n: r}
 		}
-		code = code[n:]
+		code = code[end:]
 	}
 	return verdict{n: uint16(i)}
 }
@@ -179,9 +181,7 @@ func scopeCovers(b []byte, c *Call) bool {
 
 // ruleHolds checks one condition. Whatever is missing, of another type or not
 // understood does not hold.
-func ruleHolds(b []byte, h *Holder, c *Call, sec int64) bool {
-	o := op(b[0])
-	ptr, body := b[ruleHead:ruleHead+int(b[1])], b[ruleHead+int(b[1]):]
+func ruleHolds(o op, ptr, body []byte, h *Holder, c *Call, sec int64) bool {
 	switch o {
 	case opReadOnly:
 		return c.Access == Read
