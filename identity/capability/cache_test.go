@@ -99,7 +99,7 @@ func TestRow52_OrderOfGrants(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(5, 6))
 	var want string
-	for round := range 2_000 {
+	for round := range 10_000 {
 		r.Shuffle(len(grants), func(i, j int) { grants[i], grants[j] = grants[j], grants[i] })
 		cache := capability.NewCache(w.v, 10)
 		s := capability.SessionOf("s")
