@@ -103,7 +103,7 @@ func TestMCPAcrossNodes(t *testing.T) {
 				t.Errorf("count: %q, %v", got, err)
 			}
 			wait(t, "progress", func() bool { return progress.Load() == 5 })
-			if _, err := call("add_note", map[string]any{"text": "x"}, nil); err == nil || !strings.Contains(err.Error(), "covers the call") {
+			if _, err := call("add_note", map[string]any{"text": "x"}, nil); err == nil || !strings.Contains(err.Error(), "talos cap request") {
 				t.Errorf("a tool that is not granted: %v", err)
 			}
 			// A call that is given up is given up over there too.

@@ -10,7 +10,17 @@ import (
 
 	"github.com/talosprotocol/talos/node/directory"
 	"github.com/talosprotocol/talos/testnet"
+	"github.com/talosprotocol/talos/testnet/fake"
 )
+
+// TestMain is also the MCP server of the story.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "serve-notes" {
+		fake.ServeNotes("1.0")
+		return
+	}
+	os.Exit(m.Run())
+}
 
 func inProcess(t *testing.T, plan testnet.Plan) (context.Context, *testnet.Net) {
 	t.Helper()
@@ -35,7 +45,12 @@ func inProcess(t *testing.T, plan testnet.Plan) (context.Context, *testnet.Net) 
 
 // The demo's story holds for nodes in one process as for processes.
 func TestStoryInProcess(t *testing.T) {
-	ctx, net := inProcess(t, testnet.Plan{Bootstraps: 1, Anchors: 2, Agents: 2, Strangers: "ask"})
+	ctx, net := inProcess(t, testnet.Plan{Bootstraps: 1, Anchors: 2, Agents: 3, Strangers: "ask"})
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	net.Notes = []string{self, "serve-notes"}
 	if _, err := testnet.Story(ctx, net, t.Logf); err != nil {
 		t.Fatal(err)
 	}

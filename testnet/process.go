@@ -127,7 +127,7 @@ func (p *Processes) Process(m Member) *Process { return m.(*Process) }
 // exe, bootstraps first, and waits until all are ready. tell, if not nil, hears of
 // the progress.
 func StartProcesses(ctx context.Context, exe, dir string, plan Plan, tell Teller) (*Processes, error) {
-	ps := &Processes{Net: Net{Strangers: plan.Strangers}}
+	ps := &Processes{Net: Net{Strangers: plan.Strangers, Notes: []string{exe, "testnet", "notes"}}}
 	var bootstrap, anchors []string
 	add := func(name string, to *[]Member, o node.InitOptions) (*Process, error) {
 		o.Network, o.Kind, o.Listen, o.Interval = "testnet", "local", []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}, 1

@@ -3,6 +3,7 @@ package testnet
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -27,12 +28,18 @@ type Member interface {
 	CapabilityRequests(ctx context.Context) ([]api.CapabilityRequest, error)
 	SettleRequest(ctx context.Context, id string, approve bool) (api.Granted, error)
 	RevokeCapability(ctx context.Context, id, why string) error
+	Grant(ctx context.Context, r *contracts.GrantRequest, parent string) (api.Granted, error)
+	Open(ctx context.Context, method, path string, body []byte) (*http.Response, error)
+	SetSecret(ctx context.Context, name string, value []byte) error
+	ReloadServices(ctx context.Context) ([]api.Service, error)
 }
 
 // Net is a running network.
 type Net struct {
 	Bootstraps, Anchors, Agents []Member
 	Strangers                   string // as in the plan
+	// Notes is the command of an MCP server (fake.ServeNotes); empty: the story has none.
+	Notes []string
 }
 
 // All gives every member.
@@ -85,6 +92,9 @@ func Story(ctx context.Context, net *Net, tell Teller) ([]byte, error) {
 		if err := takeBack(ctx, net, dids, given, tell); err != nil {
 			return nil, err
 		}
+	}
+	if err := useGateways(ctx, net, dids, tell); err != nil {
+		return nil, err
 	}
 	return proveFirst(ctx, net, alice, dids, tell)
 }

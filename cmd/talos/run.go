@@ -17,6 +17,7 @@ import (
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/node"
 	"github.com/talosprotocol/talos/testnet"
+	"github.com/talosprotocol/talos/testnet/fake"
 )
 
 func (a *app) initCmd() *cobra.Command {
@@ -148,7 +149,10 @@ func (a *app) testnetCmd() *cobra.Command {
 	f.StringVar(&dir, "dir", "", "folder for the homes (default: a temporary one, removed afterwards)")
 	f.DurationVar(&timeout, "timeout", 2*time.Minute, "for start and story")
 	c := &cobra.Command{Use: "testnet", Short: "A network on this machine"}
-	c.AddCommand(up)
+	c.AddCommand(up, &cobra.Command{
+		Use: "notes", Short: "An MCP server on standard streams, for the story and for trying things out", Args: cobra.NoArgs,
+		Run: func(*cobra.Command, []string) { fake.ServeNotes(node.Version) },
+	})
 	return c
 }
 

@@ -30,7 +30,8 @@ type Limits struct {
 	Longest   time.Duration // a call that states no deadline, or a later one; 0: 15 min
 	Header    time.Duration // until the header of a call is here; 0: 5 s
 	Idle      time.Duration // without a frame from a side whose turn it is; 0: 15 s
-	Keepalive time.Duration // between keepalives, well below Idle; 0: 5 s
+	Answer    time.Duration // as Idle, of a call that may be done twice, until its answer begins: soon enough to ask another; 0: 1.5 s
+	Keepalive time.Duration // between keepalives, well below Idle and Answer; 0: 500 ms
 	Stall     time.Duration // for the other side to take what is written; 0: 30 s
 	Tries     int           // of one Do; 0: 3
 	Pause     time.Duration // before the second try, four times as long before each later one, ±50 %; 0: 50 ms
@@ -42,7 +43,8 @@ func (l Limits) orDefaults() Limits {
 	or(&l.Longest, 15*time.Minute)
 	or(&l.Header, 5*time.Second)
 	or(&l.Idle, 15*time.Second)
-	or(&l.Keepalive, 5*time.Second)
+	or(&l.Answer, 1500*time.Millisecond)
+	or(&l.Keepalive, 500*time.Millisecond)
 	or(&l.Stall, 30*time.Second)
 	or(&l.Tries, 3)
 	or(&l.Pause, 50*time.Millisecond)
@@ -72,6 +74,9 @@ type Calls struct {
 	peers    map[peer.ID]int // calls being served
 	running  int
 	idle     chan struct{} // closed when draining and nothing runs
+
+	// answered has the peers that have answered a call: they know who calls.
+	answered map[peer.ID]bool
 }
 
 // New makes the calls of h. Nothing is served before Serve.
@@ -79,7 +84,7 @@ func New(h *p2p.Host, dir *directory.Directory, log *slog.Logger, lim Limits) *C
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Calls{
 		h: h, dir: dir, log: log, lim: lim.orDefaults(), ctx: ctx, cancel: cancel,
-		peers: map[peer.ID]int{}, idle: make(chan struct{}),
+		peers: map[peer.ID]int{}, idle: make(chan struct{}), answered: map[peer.ID]bool{},
 	}
 }
 
@@ -117,6 +122,24 @@ func (c *Calls) leave(id peer.ID) {
 	}
 	if c.draining && c.running == 0 {
 		close(c.idle)
+	}
+}
+
+// known reports whether a peer has answered the last call.
+func (c *Calls) known(id peer.ID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answered[id]
+}
+
+// note remembers whether a peer has answered a call, be it with an error.
+func (c *Calls) note(id peer.ID, answered bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if answered {
+		c.answered[id] = true
+	} else {
+		delete(c.answered, id)
 	}
 }
 

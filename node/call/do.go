@@ -24,6 +24,7 @@ import (
 type Request struct {
 	Header           // ID and Remaining are set by Do, Length too if Body is of package bytes or strings
 	Body   io.Reader // streamed; nil for none. An io.Seeker may be sent again from where it stands. Do does not close it
+	Tries  int       // at most; 0: as the limits say
 }
 
 // Do calls the node of a DID and gives the response when its header is there. ctx bounds
@@ -41,10 +42,11 @@ func (c *Calls) Do(ctx context.Context, to identity.DID, req Request) (*Response
 	if err != nil {
 		return nil, err
 	}
-	pause := c.lim.Pause
+	pause, tries := c.lim.Pause, req.Tries
+	or(&tries, c.lim.Tries)
 	for n := 1; ; n++ {
 		resp, err := c.try(ctx, to, &req, src)
-		if err == nil || n >= c.lim.Tries || !again(&req, err) || src.rewind() != nil || !wait(ctx, pause) {
+		if err == nil || n >= tries || !again(&req, err) || src.rewind() != nil || !wait(ctx, pause) {
 			return resp, err
 		}
 		pause *= 4
@@ -104,17 +106,38 @@ func (c *Calls) try(ctx context.Context, to identity.DID, req *Request, src *sou
 	l := &link{Stream: s}
 	b := &body{ctx: ctx, l: l, r: newReader(l), release: release, sent: make(chan struct{}), source: make(chan error, 1)}
 	b.stop = context.AfterFunc(ctx, func() { _ = s.Reset() })
-	b.r.wait = func() { l.readWithin(c.lim.Idle) }
+	b.r.wait = c.patience(l, req.Read, c.known(id))
 	b.send(newWriter(l, kindBody, &c.lim, func(error) {}), head, h.Length, src)
 	resp := &Response{ID: h.ID, Body: b, body: b}
-	if err := b.r.response(&resp.Header); err != nil {
+	err = b.r.response(&resp.Header)
+	c.note(id, err == nil || coded(err))
+	if err != nil {
 		err = b.end(nil, err)
 		if src.seek != nil {
 			<-b.sent // nobody reads the source any more: the stream is reset
 		}
 		return nil, err
 	}
+	b.r.wait = func() { l.readWithin(c.lim.Idle) }
 	return resp, nil
+}
+
+// patience gives how long the next frame of an answer that has not begun is waited for.
+// An executor that knows who calls writes keepalives, and a call that may be done twice is
+// soon made elsewhere when they stay away: a peer that dies says nothing. One that does not
+// know yet may have to ask for the caller's DID first.
+func (c *Calls) patience(l *link, read, known bool) func() {
+	return func() {
+		d := c.lim.Idle
+		switch {
+		case read && known:
+			d = min(d, c.lim.Answer)
+		case read:
+			d = min(d, 3*c.lim.Answer)
+		}
+		known = true
+		l.readWithin(d)
+	}
 }
 
 // open opens a stream, over a relay too, with memory for it.

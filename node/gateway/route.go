@@ -151,17 +151,28 @@ func (r *Router) Use(ctx context.Context, u *Use) (*Answer, error) {
 		if i > 0 && !r.health.mayRetry() {
 			break
 		}
-		a, err := r.try(ctx, c, u)
+		a, err := r.try(ctx, c, u, len(all))
 		if err == nil {
 			return a, nil
 		}
-		last = err
+		if last == nil || !lacking(err) { // that one was too dear says more than that another is closed
+			last = err
+		}
 		if ctx.Err() != nil || !elsewhere(u, err) {
 			return nil, err
 		}
 		r.Log.Info("a gateway is left out", "gateway", c.key.did, "service", c.key.name, "err", err)
 	}
 	return nil, last
+}
+
+// lacking reports whether a call was refused for want of authority.
+func lacking(err error) bool {
+	switch contracts.CodeOf(err) {
+	case contracts.NoCapability, contracts.ScopeMismatch, contracts.Revoked, contracts.Expired:
+		return true
+	}
+	return false
 }
 
 // elsewhere reports whether a failed call may be made at another gateway.
@@ -174,7 +185,7 @@ func elsewhere(u *Use, err error) bool {
 }
 
 // try makes the call at one gateway.
-func (r *Router) try(ctx context.Context, c candidate, u *Use) (*Answer, error) {
+func (r *Router) try(ctx context.Context, c candidate, u *Use, gateways int) (*Answer, error) {
 	done, err := r.health.begin(c.key)
 	if err != nil {
 		return nil, call.NotBegun(err)
@@ -190,7 +201,7 @@ func (r *Router) try(ctx context.Context, c candidate, u *Use) (*Answer, error) 
 	if c.key.did == r.Dir.Self().DID {
 		a, err = r.Own.Local(ctx, gate.Principal{DID: c.key.did, Proof: gate.Owner}, h, u.Body)
 	} else {
-		a, err = r.remote(ctx, c.key.did, h, u.Body, salt)
+		a, err = r.remote(ctx, c.key.did, h, u.Body, salt, gateways)
 	}
 	done(err, time.Since(start))
 	if err != nil {
@@ -202,20 +213,28 @@ func (r *Router) try(ctx context.Context, c candidate, u *Use) (*Answer, error) 
 
 // remote shows what the wallet holds for the gateway and calls it; once more if it has
 // forgotten.
-func (r *Router) remote(ctx context.Context, did identity.DID, h call.Header, body, salt []byte) (*Answer, error) {
+func (r *Router) remote(ctx context.Context, did identity.DID, h call.Header, body, salt []byte, gateways int) (*Answer, error) {
 	id, p, err := r.Dir.Connect(ctx, did)
 	if err != nil {
 		return nil, call.NotBegun(err)
+	}
+	tries := 0 // as calls are made
+	if gateways > 1 {
+		tries = 1 // another one is asked instead
 	}
 	var resp *call.Response
 	for again := false; ; again = true {
 		if err := r.Powers.Present(ctx, id, did, again); err != nil {
 			return nil, call.NotBegun(err)
 		}
-		resp, err = r.Calls.Do(ctx, did, call.Request{Header: h, Body: bytes.NewReader(body)})
+		resp, err = r.Calls.Do(ctx, did, call.Request{Header: h, Body: bytes.NewReader(body), Tries: tries})
 		if err == nil || again || call.MayHaveBegun(err) || contracts.CodeOf(err) != contracts.NoCapability {
 			break
 		}
+	}
+	if lacking(err) && !call.MayHaveBegun(err) {
+		return nil, call.NotBegun(contracts.Errorf(contracts.CodeOf(err), "%s has given this node nothing that covers the %s %s; ask its owner: talos cap request %s --scope %s:%s",
+			did.Short(), kindOf(h.Surface), h.Service, did, kindOf(h.Surface), h.Service))
 	}
 	if err != nil {
 		return nil, err
@@ -229,6 +248,12 @@ func (r *Router) remote(ctx context.Context, did identity.DID, h call.Header, bo
 		Call: resp.ID, Caller: string(r.Dir.Self().DID), Executor: string(did), Service: h.Service, Request: Commit(salt, body),
 	}}
 	return &Answer{Status: int(*m.Status), ContentType: resp.Header.ContentType, Headers: m.Headers, Body: b, Gateway: did, receipt: func() *contracts.CallReceipt { return b.got }}, nil
+}
+
+// kindOf gives the kind of service that a surface is of: what precedes the point.
+func kindOf(surface string) string {
+	kind, _, _ := strings.Cut(surface, ".")
+	return kind
 }
 
 func responseMeta(raw []byte) (*contracts.CallMeta, error) {

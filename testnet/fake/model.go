@@ -29,6 +29,22 @@ type Model struct {
 
 	mu   sync.Mutex
 	last []byte
+	held chan struct{} // closed by Release
+}
+
+// Hold has calls wait from now on, before they answer anything, until Release or their
+// caller's end.
+func (m *Model) Hold() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held = make(chan struct{})
+}
+
+// Release lets calls go on.
+func (m *Model) Release() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	close(m.held)
 }
 
 // Last gives the body of the last request.
@@ -69,7 +85,15 @@ func (m *Model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	m.mu.Lock()
 	m.last = b
+	held := m.held
 	m.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-r.Context().Done():
+			return
+		}
+	}
 	var q asked
 	if err := json.Unmarshal(b, &q); err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())
