@@ -253,3 +253,30 @@ func TestHostileQuestions(t *testing.T) {
 		t.Errorf("the log of a node that has revoked nothing: %.80q", out)
 	}
 }
+
+// A peer that opens more streams of an open surface than the registry allows is refused,
+// and alone. GATE-12.
+func TestOpenStreamsPassTheGate(t *testing.T) {
+	_, _, ags := mesh(t, 1, 3)
+	a, b, c := ags[0], ags[1], ags[2]
+	ask := func(who *running) bool {
+		s, err := who.Host().NewStream(t.Context(), a.Host().ID(), who.Host().Protocol("capability", "1.0.0"))
+		if err != nil {
+			return false
+		}
+		defer s.Reset() //nolint:errcheck // the test is over with it
+		_ = s.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := s.Write(p2p.AppendFrame(nil, []byte("\x041"))); err != nil {
+			return false
+		}
+		out, err := p2p.ReadFrame(bufio.NewReader(s), 1<<20)
+		return err == nil && len(out) > 0
+	}
+	for _, r := range []*running{b, c} {
+		connect(t, r, a)
+	}
+	wait(t, "a refusal", func() bool { return !ask(b) })
+	if !ask(c) {
+		t.Error("another peer is refused with it")
+	}
+}

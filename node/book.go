@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
@@ -146,6 +147,24 @@ func (n *Node) openGate(ctx context.Context) error {
 	ledger.Load(rows)
 	n.gate = gate.New(gate.Options{Registry: reg, Authority: n.powers, Book: book{n}, Ledger: ledger, Log: n.log, Now: time.Now})
 	return nil
+}
+
+// guardMesh lets the streams of open surfaces pass the gate before anything of them is
+// read: their rates hold for each peer. Those that are not open ask it themselves, when
+// they know who asks for what.
+func (n *Node) guardMesh() {
+	prefix := "/talos/" + n.home.Config.Network + "/"
+	n.host.SetDoor(func(id protocol.ID, from peer.ID) error {
+		s := n.gate.Registry().Mesh(strings.TrimPrefix(string(id), prefix))
+		if s == nil {
+			return contracts.Errorf(contracts.Forbidden, "%s is on no surface", id)
+		}
+		if s.Open == nil || !*s.Open {
+			return nil
+		}
+		_, err := n.gate.Check(context.Background(), &gate.Request{Surface: s.ID, Who: gate.Principal{Session: from.String()}})
+		return err
+	})
 }
 
 // checkMesh refuses to run with a stream protocol that is on no surface (GATE-1). The

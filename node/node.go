@@ -143,6 +143,7 @@ func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *
 	if err = n.checkMesh(); err != nil {
 		return n, err
 	}
+	n.guardMesh()
 	if o.withAPI {
 		n.api, err = api.New(api.Config{
 			Socket: home.path(fileSocket), Address: home.Config.API, TokenFile: home.path(fileToken), AddressFile: home.path(fileAddress), Gate: n.gate,

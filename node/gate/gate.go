@@ -38,6 +38,8 @@ func (p Principal) Subject() string {
 		return "owner"
 	case p.DID != "":
 		return string(p.DID)
+	case p.Session != "":
+		return "peer " + p.Session // a connection that says nothing of who it is
 	}
 	return "nobody"
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	ds "github.com/ipfs/go-datastore"
@@ -65,6 +66,25 @@ type Host struct {
 	DHT     *dht.IpfsDHT
 	Network string
 	Kind    Kind
+	door    atomic.Pointer[Door]
+}
+
+// Door is asked before a stream that a peer has opened is served. An error refuses the
+// stream, with a reset: whoever opened too many learns no more.
+type Door func(id protocol.ID, from peer.ID) error
+
+// SetDoor sets the door of all streams that come from now on; before, there is none.
+func (h *Host) SetDoor(d Door) { h.door.Store(&d) }
+
+// SetStreamHandler serves a stream protocol, behind the door.
+func (h *Host) SetStreamHandler(id protocol.ID, serve network.StreamHandler) {
+	h.Host.SetStreamHandler(id, func(s network.Stream) {
+		if d := h.door.Load(); d != nil && (*d)(id, s.Conn().RemotePeer()) != nil {
+			_ = s.ResetWithError(network.StreamResourceLimitExceeded)
+			return
+		}
+		serve(s)
+	})
 }
 
 // Protocol gives the id of a stream protocol on this host's network.
