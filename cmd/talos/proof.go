@@ -29,14 +29,14 @@ func (a *app) printEvents(w io.Writer, es []api.Event) {
 	for _, e := range es {
 		var ev contracts.AuditEvent
 		if json.Unmarshal(e.Event, &ev) != nil || ev.Type == "" {
-			fmt.Fprintf(w, "%d\t(erased)\t\t\t\n", e.Index)
+			fmt.Fprintf(w, "%d\t(erased)\t\t\t\t\n", e.Index)
 			continue
 		}
 		seq := ""
 		if ev.SenderSeq != nil {
 			seq = "#" + strconv.FormatInt(*ev.SenderSeq, 10)
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", e.Index, ev.Time, ev.Type, ev.Peer, seq, strings.TrimSpace(ev.Outcome+" "+ev.Code))
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Index, ev.Time, ev.Type, ev.Surface, ev.Peer, seq, strings.TrimSpace(ev.Outcome+" "+ev.Code))
 	}
 }
 
@@ -50,7 +50,7 @@ func (a *app) auditListCmd() *cobra.Command {
 		}
 		return a.print(es, func() {
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "INDEX\tTIME\tTYPE\tPEER\tFRAME\tOUTCOME")
+			fmt.Fprintln(w, "INDEX\tTIME\tTYPE\tSURFACE\tPEER\tFRAME\tOUTCOME")
 			a.printEvents(w, es.Events)
 			_ = w.Flush()
 			if es.Next < es.Size {
