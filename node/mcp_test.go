@@ -136,3 +136,71 @@ func TestMCPAcrossNodes(t *testing.T) {
 		t.Errorf("recorded: %v", seen)
 	}
 }
+
+// A gateway holds more than its callers: it passes on, under its own name, a server of
+// another node for which it has a broad capability. A caller with a narrow one gets what
+// that covers and nothing else; the gateway's own token is of no use to the caller.
+// Row 15 of the failure list: the confused deputy.
+func TestConfusedDeputy(t *testing.T) {
+	boot, anchors, _ := mesh(t, 1, 0)
+	o := node.InitOptions{Bootstrap: addrs(boot), Anchors: []string{string(anchors[0].DID())}, Interval: 1, Strangers: "ask"}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	eh, gh, ah := initHome(t, o), initHome(t, o), initHome(t, o)
+	if err := eh.SetGateway(&contracts.GatewayConfig{V: "talos-gateway/1", Tools: []contracts.ToolExposure{{Name: "notes", Command: []string{self, "serve-notes"}, Read: []string{"echo"}}}}); err != nil {
+		t.Fatal(err)
+	}
+	e, g, a := start(t, eh), start(t, gh), start(t, ah)
+	for _, r := range []*running{e, g, a} {
+		wait(t, "readiness", func() bool { return r.Status().Ready })
+	}
+	broad, _, err := e.Powers().Grant(t.Context(), authority.Terms{To: g.DID(), Scopes: []string{"tool:*"}, Life: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gp := programOf(t, gh)
+	yes := true
+	if err := gh.SetGateway(&contracts.GatewayConfig{V: "talos-gateway/1", Tools: []contracts.ToolExposure{
+		{Name: "relay", URL: gp.url + "/mcp/" + string(e.DID()) + "/notes", Key: "own", Private: &yes, Read: []string{"echo"}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	c := api.Dial(filepath.Join(gh.Dir, "api.sock"))
+	if err := c.SetSecret(t.Context(), "own", []byte(gp.token)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ReloadServices(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := g.Powers().Grant(t.Context(), authority.Terms{To: a.DID(), Scopes: []string{"tool:relay/method:echo"}, Life: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	p := programOf(t, ah)
+	call := func(gateway *running, server, tool string) string {
+		_, text, _, err := p.post(t.Context(), "/mcp/"+string(gateway.DID())+"/"+server, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"`+tool+`","arguments":{"text":"x"}}}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	if got := call(g, "relay", "echo"); !strings.Contains(got, `"text":"x"`) {
+		t.Fatalf("what is granted: %s", got)
+	}
+	for what, got := range map[string]string{
+		"another tool of the gateway": call(g, "relay", "add_note"), "a server that only the gateway may use": call(g, "notes", "echo"), "that server itself": call(e, "notes", "echo"),
+	} {
+		if !strings.Contains(got, `"error":{`) {
+			t.Errorf("%s: %s", what, got)
+		}
+	}
+	if _, err := a.Powers().Import(t.Context(), broad.Text); contracts.CodeOf(err) != contracts.HolderMismatch {
+		t.Errorf("the gateway's token in the caller's wallet: %v", err)
+	}
+	for _, ev := range events(t, e) {
+		if ev.Surface == "tool.write" {
+			t.Errorf("the server was asked to write: %+v", ev)
+		}
+	}
+}
