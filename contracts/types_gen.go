@@ -4706,7 +4706,7 @@ type Surface struct {
 	Open *bool `json:"open,omitzero"`
 	// And how often in a minute after that.
 	PerMinute *int64 `json:"per_minute,omitzero"`
-	// What goes into the audit log: an intent before and a result after, a result, events of its own, or nothing.
+	// What goes into the audit log: an intent before and a result after; a result; events of its own; or nothing. Nobody waits for a result that is recorded later: after a crash an intent without one stays.
 	Record string `json:"record"`
 	// Segments of the scope's resource: texts, or {parameter}s.
 	Resource []string `json:"resource,omitzero"`
@@ -4775,7 +4775,7 @@ func (v *Surface) Validate() error {
 			return err
 		}
 	}
-	if err := checkEnum("record", v.Record, "intent", "none", "own", "result"); err != nil {
+	if err := checkEnum("record", v.Record, "intent", "intent-later", "later", "none", "own", "result"); err != nil {
 		return err
 	}
 	if len(v.Resource) > 0 {

@@ -46,7 +46,7 @@ func gatewayHome(t *testing.T, o node.InitOptions, m *fake.Model, region string)
 // program speaks to a node's loopback address as the clients that people have.
 type program struct{ url, token string }
 
-func programOf(t *testing.T, h *node.Home) *program {
+func programOf(t testing.TB, h *node.Home) *program {
 	t.Helper()
 	read := func(name string) string {
 		b, err := os.ReadFile(filepath.Join(h.Dir, name))
@@ -75,7 +75,7 @@ func (p *program) post(ctx context.Context, path, body string) (status int, text
 }
 
 // setTrust has a node's programs use gateways.
-func setTrust(t *testing.T, r *running, h *node.Home, to ...*running) {
+func setTrust(t testing.TB, r *running, h *node.Home, to ...*running) {
 	t.Helper()
 	c, err := h.Gateway()
 	if err != nil {
@@ -164,10 +164,11 @@ func inBothLogs(t *testing.T, g, a *running) {
 		}
 		return out
 	}
-	theirs, ours := results(g, "model.use"), results(a, "local.model.use")
-	if len(ours) != 3 {
-		t.Errorf("%d results in the caller's log", len(ours))
-	}
+	var theirs, ours map[string]string
+	wait(t, "three calls in both logs", func() bool {
+		theirs, ours = results(g, "model.use"), results(a, "local.model.use")
+		return len(theirs) == 3 && len(ours) == 3
+	})
 	for req, res := range ours {
 		if theirs[req] != res {
 			t.Errorf("call %s: %s here, %s at the gateway", req, res, theirs[req])

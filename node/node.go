@@ -231,15 +231,29 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.keepState(ctx) })
 	g.Go(func() error { return n.keepPeers(ctx) })
 	g.Go(func() error { return n.powers.Run(ctx) })
-	if n.proofs.Log().Err() == nil {
-		g.Go(func() error { return n.proofs.Run(ctx) })
+	// What ends when the node stops is recorded too: the log ends after those who call.
+	late, end := context.WithCancel(context.WithoutCancel(ctx))
+	var callers sync.WaitGroup
+	call := func(f func(context.Context) error) {
+		callers.Add(1)
+		g.Go(func() error { defer callers.Done(); return f(ctx) })
 	}
 	if n.router != nil {
-		g.Go(func() error { return n.router.Run(ctx) })
-		g.Go(func() error { return n.drain(ctx) })
+		call(n.router.Run)
+		call(n.drain)
 	}
 	if n.api != nil {
-		g.Go(func() error { return n.api.Run(ctx) })
+		call(n.api.Run)
+	}
+	g.Go(func() error {
+		<-ctx.Done()
+		callers.Wait()
+		n.gate.Wait()
+		end()
+		return nil
+	})
+	if n.proofs.Log().Err() == nil {
+		g.Go(func() error { return n.proofs.Run(late) })
 	}
 	g.Go(func() error {
 		select {

@@ -187,7 +187,7 @@ func (l *local) Use(ctx context.Context, u *api.Use) (*api.Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &api.Answer{Status: a.Status, ContentType: a.ContentType, Body: a.Body, Gateway: string(a.Gateway), Request: a.Request, Headers: map[string]string{}, Receipt: a.Receipt}
+	out := &api.Answer{Status: a.Status, ContentType: a.ContentType, Length: a.Length, Body: a.Body, Gateway: string(a.Gateway), Request: a.Request, Headers: map[string]string{}, Receipt: a.Receipt}
 	for _, h := range a.Headers {
 		out.Headers[h.Name] = h.Value
 	}

@@ -200,6 +200,23 @@ func (g *gateways) tools(ctx context.Context) error {
 
 // agree compares what the two logs say of each call.
 func (g *gateways) agree(ctx context.Context) error {
+	for {
+		n, err := g.compare(ctx)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			g.tell("  the logs of both say the same of %d calls: digests of what was asked and answered, salted, and what was used", n)
+			return nil
+		}
+		if err := pause(ctx, pollEvery); err != nil { // results are recorded beside the calls
+			return fmt.Errorf("the logs of %s and %s agree on no call: %w", g.alice.Name(), g.bob.Name(), err)
+		}
+	}
+}
+
+// compare counts the calls of which both logs say the same.
+func (g *gateways) compare(ctx context.Context) (n int, err error) {
 	results := func(m Member, prefix ...string) (map[string]string, error) {
 		page, err := m.Events(ctx, 0, 1000, false)
 		if err != nil {
@@ -221,23 +238,18 @@ func (g *gateways) agree(ctx context.Context) error {
 	}
 	ours, err := results(g.alice, "local.model.use", "local.tool.use")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	theirs, err := results(g.bob, "model.use", "tool.")
 	if err != nil {
-		return err
+		return 0, err
 	}
-	n := 0
 	for request, result := range ours {
 		if theirs[request] == result {
 			n++
 		}
 	}
-	if n == 0 {
-		return fmt.Errorf("the logs of %s and %s agree on no call", g.alice.Name(), g.bob.Name())
-	}
-	g.tell("  the logs of both say the same of %d calls: digests of what was asked and answered, salted, and what was used", n)
-	return nil
+	return n, nil
 }
 
 // killer is a member that can be ended as by a crash.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/talosprotocol/talos/contracts"
@@ -45,6 +46,7 @@ type Answer struct {
 	ContentType string
 	Headers     map[string]string
 	Body        io.ReadCloser
+	Length      int64 // of the body; 0: not known
 	Gateway     string
 	Request     string // commitment to the request, as in the audit log
 	// Receipt gives the gateway's receipt when the body has been read to its end; nil if
@@ -185,6 +187,9 @@ func pass(w http.ResponseWriter, a *Answer, last func(error) []byte) error {
 	w.Header().Set("Content-Type", a.ContentType)
 	w.Header().Set(headerGateway, a.Gateway)
 	w.Header().Set(headerRequest, a.Request)
+	if a.Length > 0 {
+		w.Header().Set("Content-Length", strconv.FormatInt(a.Length, 10))
+	}
 	w.WriteHeader(a.Status)
 	c := http.NewResponseController(w)
 	buf := make([]byte, 32<<10)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/talosprotocol/talos/contracts"
@@ -141,7 +142,12 @@ type Gate struct {
 	log    *slog.Logger
 	now    func() time.Time
 	node   Rate // of the whole node; the zero value does not limit
+	later  sync.WaitGroup
+	slots  chan struct{} // of what is recorded later
 }
+
+// maxLater bounds what waits to be recorded.
+const maxLater = 256
 
 // Options of a gate.
 type Options struct {
@@ -156,7 +162,7 @@ type Options struct {
 
 // New makes a gate.
 func New(o Options) *Gate {
-	return &Gate{reg: o.Registry, auth: o.Authority, book: o.Book, limits: NewLimiter(), ledger: o.Ledger, log: o.Log, now: o.Now, node: o.Node}
+	return &Gate{reg: o.Registry, auth: o.Authority, book: o.Book, limits: NewLimiter(), ledger: o.Ledger, log: o.Log, now: o.Now, node: o.Node, slots: make(chan struct{}, maxLater)}
 }
 
 // Registry gives the gate's surfaces.
@@ -255,7 +261,7 @@ func (g *Gate) admit(ctx context.Context, r *Request, s *contracts.Surface) (*Pa
 
 // begin makes the decision to begin durable, with the budgets that it holds.
 func (g *Gate) begin(ctx context.Context, r *Request, s *contracts.Surface, p *Pass) (intent string, err error) {
-	if s.Record != "intent" {
+	if s.Record != "intent" && s.Record != "intent-later" {
 		return "", nil
 	}
 	e := g.event("intent", r, s, p.Decision)
@@ -287,7 +293,7 @@ func (g *Gate) run(ctx context.Context, r *Request, s *contracts.Surface, p *Pas
 func (g *Gate) end(ctx context.Context, r *Request, s *contracts.Surface, p *Pass, intent string, res Result, failed error, took time.Duration) error {
 	rows := p.reservation.Settle(res.Used)
 	g.ledger.Outcome(p.Payers, failed != nil)
-	if s.Record != "intent" && s.Record != "result" {
+	if s.Record == "none" || s.Record == "own" {
 		return nil
 	}
 	e := g.event("result", r, s, p.Decision)
@@ -299,9 +305,33 @@ func (g *Gate) end(ctx context.Context, r *Request, s *contracts.Surface, p *Pas
 		e.RequestDigest = res.RequestDigest
 	}
 	e.UnitsIn, e.UnitsOut, e.CostMicro, e.ResultDigest, e.Duration = res.UnitsIn, res.UnitsOut, res.Used[Micro], res.ResultDigest, took
-	_, err := g.book.Enter(context.WithoutCancel(ctx), e, rows)
+	ctx = context.WithoutCancel(ctx)
+	if (s.Record == "later" || s.Record == "intent-later") && g.enterLater(ctx, e, rows) {
+		return nil
+	}
+	_, err := g.book.Enter(ctx, e, rows)
 	return err
 }
+
+// enterLater records beside the call, so that nobody waits for the disk; false if too much
+// waits already.
+func (g *Gate) enterLater(ctx context.Context, e Event, rows []Spent) bool {
+	select {
+	case g.slots <- struct{}{}:
+	default:
+		return false
+	}
+	g.later.Go(func() {
+		defer func() { <-g.slots }()
+		if _, err := g.book.Enter(ctx, e, rows); err != nil {
+			g.log.Error("the result of a call was not recorded", "surface", e.Surface, "err", err)
+		}
+	})
+	return true
+}
+
+// Wait returns when all that was to be recorded later is recorded. No call may run.
+func (g *Gate) Wait() { g.later.Wait() }
 
 func outcome(err error) string {
 	switch {

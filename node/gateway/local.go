@@ -49,7 +49,7 @@ func (g *Gateway) answer(h call.ResponseHeader, body io.ReadCloser) (*Answer, er
 		_ = body.Close()
 		return nil, err
 	}
-	return &Answer{Status: int(*m.Status), ContentType: h.ContentType, Headers: m.Headers, Body: body, Gateway: g.cfg.DID}, nil
+	return &Answer{Status: int(*m.Status), ContentType: h.ContentType, Headers: m.Headers, Length: h.Length, Body: body, Gateway: g.cfg.DID}, nil
 }
 
 type localBody struct {

@@ -62,6 +62,7 @@ type Answer struct {
 	Status      int
 	ContentType string
 	Headers     []contracts.CallHeader
+	Length      int64 // of the body; 0: not known
 	Body        io.ReadCloser
 	Gateway     identity.DID
 	Request     string // commitment to the request
@@ -247,7 +248,7 @@ func (r *Router) remote(ctx context.Context, did identity.DID, h call.Header, bo
 	b := &answerBody{r: r, resp: resp, peer: p, commit: commit(salt), want: contracts.CallReceipt{
 		Call: resp.ID, Caller: string(r.Dir.Self().DID), Executor: string(did), Service: h.Service, Request: Commit(salt, body),
 	}}
-	return &Answer{Status: int(*m.Status), ContentType: resp.Header.ContentType, Headers: m.Headers, Body: b, Gateway: did, receipt: func() *contracts.CallReceipt { return b.got }}, nil
+	return &Answer{Status: int(*m.Status), ContentType: resp.Header.ContentType, Headers: m.Headers, Length: resp.Header.Length, Body: b, Gateway: did, receipt: func() *contracts.CallReceipt { return b.got }}, nil
 }
 
 // kindOf gives the kind of service that a surface is of: what precedes the point.

@@ -48,7 +48,7 @@ func TestOperations(t *testing.T) {
 			if s := w.spent(); s.Used != c.used || s.Held != 0 {
 				t.Errorf("spent %+v, want %d", s, c.used)
 			}
-			if e := w.notes.last(); e.Type != "result" || e.Outcome != "ok" || e.UnitsIn+e.UnitsOut != c.used || e.ResultDigest == "" || e.RequestDigest == "" {
+			if e := w.last(); e.Type != "result" || e.Outcome != "ok" || e.UnitsIn+e.UnitsOut != c.used || e.ResultDigest == "" || e.RequestDigest == "" {
 				t.Errorf("recorded %+v", e)
 			}
 		})
@@ -209,7 +209,7 @@ func TestCutAtTheLimit(t *testing.T) {
 			if s.Used > 1000+llm.Slice || came < 1000-2*llm.Slice || came > 1000 || s.Held != 0 {
 				t.Errorf("%d tokens came, spent %+v", came, s)
 			}
-			if e := w.notes.last(); e.Code != contracts.BudgetExhausted || e.UnitsOut < came || e.UnitsOut > came+1 {
+			if e := w.last(); e.Code != contracts.BudgetExhausted || e.UnitsOut < came || e.UnitsOut > came+1 {
 				t.Errorf("recorded %+v, %d came", e, came)
 			}
 			until(t, "the upstream's end", func() bool { return m.Running.Load() == 0 })
@@ -338,7 +338,7 @@ func TestRow06_OddStreams(t *testing.T) {
 			if contracts.CodeOf(err) != c.code || c.code == "" && text != c.raw {
 				t.Errorf("%v:\n%q\nwant\n%q", err, text[:min(len(text), 300)], c.raw[:min(len(c.raw), 300)])
 			}
-			if e := w.notes.last(); e.UnitsOut != c.used && c.code == "" {
+			if e := w.last(); e.UnitsOut != c.used && c.code == "" {
 				t.Errorf("settled %d, want %d", e.UnitsOut, c.used)
 			}
 			if w.spent().Held != 0 {
@@ -386,7 +386,7 @@ func TestMoney(t *testing.T) {
 	if s := w.gate.Ledger().Spent("a", gate.Micro); s.Used != 8+41 || s.Held != 0 {
 		t.Errorf("spent %+v", s)
 	}
-	if e := w.notes.last(); e.CostMicro != 8+41 {
+	if e := w.last(); e.CostMicro != 8+41 {
 		t.Errorf("recorded %+v", e)
 	}
 }

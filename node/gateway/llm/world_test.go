@@ -82,6 +82,12 @@ func newWorld(t testing.TB, d *llm.Driver, payers ...gate.Payer) *world {
 	return w
 }
 
+// last gives the last thing that was recorded, when all is.
+func (w *world) last() gate.Event {
+	w.gate.Wait()
+	return w.notes.last()
+}
+
 func tokens(most int64) gate.Payer {
 	return gate.Payer{Account: "a", Unit: gate.Tokens, Max: most, Mode: gate.Hard}
 }
