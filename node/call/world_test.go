@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -272,19 +271,7 @@ func (c *check) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// counter counts bytes that go through it.
-type counter struct {
-	r io.Reader
-	n atomic.Int64
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n.Add(int64(n))
-	return n, err
-}
-
-// garbled opens a stream of the call protocol as a peer that writes what it likes.
+// raw opens a stream of the call protocol as a peer that writes what it likes.
 func (n *node) raw(t testing.TB, to *node) network.Stream {
 	t.Helper()
 	s, err := n.h.NewStream(t.Context(), to.h.ID(), callProtocol)
