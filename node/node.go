@@ -161,7 +161,7 @@ func (n *Node) hostConfig(k keyset, o options) (p2p.Config, error) {
 	}
 	cfg := p2p.Config{
 		Network: c.Network, Kind: p2p.Kind(c.Kind), Key: k.peer.Ed25519(), Listen: c.Listen, Announce: c.Announce, Bootstrap: bootstrap,
-		Server: n.home.Has("bootstrap") || n.home.Has("anchor"), Relay: n.home.Has("bootstrap"), UserAgent: "talos/" + Version,
+		Server: n.home.Has("bootstrap") || n.home.Has("anchor") || n.home.Has("gateway"), Relay: n.home.Has("bootstrap"), UserAgent: "talos/" + Version,
 		LowConns: int(orZero(c.ConnectionsLow)), HighConns: int(orZero(c.ConnectionsHigh)), PerIP: int(orZero(c.ConnectionsPerIp)), MemoryMiB: orZero(c.MemoryMib),
 	}
 	if n.home.Has("bootstrap") && cfg.LowConns == 0 {

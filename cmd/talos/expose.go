@@ -29,7 +29,7 @@ func (a *app) exposeCmd() *cobra.Command {
   talos expose llm local --url http://127.0.0.1:11434/v1 --upstream-model llama3
   talos cap grant <did> --scope model:gpt-4o --budget tokens=100000
 
-  talos expose mcp files --read read_file -- /usr/bin/node server.js /data
+  talos expose mcp files --read read_file -- /usr/bin/node /opt/server.js /data
   talos cap grant <did> --scope tool:files/method:read_file
 
 It is kept in gateway.json of the home; a running node takes it over at once.`,

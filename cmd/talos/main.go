@@ -78,6 +78,8 @@ Start here:
   talos testnet up --once       a whole network on this machine, and its story
   talos init && talos up        a node of your own
   talos send <did> hello        a message to another agent
+  talos find model              who offers models; talos find tool, MCP servers
+  talos expose --help           offer yours
   talos audit prove 3 > b.json  the proof of an event, and
   talos audit verify b.json     its verification by a stranger`,
 		SilenceUsage: true, SilenceErrors: true, Version: node.Version,

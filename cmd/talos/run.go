@@ -50,7 +50,7 @@ of a home that exists: "roots":[{"did":"did:talos:z…","kinds":["tool","model"]
 	f := c.Flags()
 	f.StringVar(&o.Network, "network", "talos", "name of the network")
 	f.StringVar(&o.Kind, "kind", "private", "public, private or local")
-	f.StringSliceVar(&o.Roles, "role", []string{"agent"}, "agent, bootstrap, anchor; more than one may be given")
+	f.StringSliceVar(&o.Roles, "role", []string{"agent"}, "agent, gateway, bootstrap, anchor; more than one may be given")
 	f.StringVar(&o.Strangers, "strangers", "", "what agents without a capability may do: ask for one, or also message; message on a local network, else ask")
 	f.StringSliceVar(&o.Listen, "listen", nil, "multiaddrs to listen on (default: any port, TCP and QUIC)")
 	f.StringSliceVar(&o.Announce, "announce", nil, "multiaddrs to publish instead of those found")
