@@ -24,12 +24,12 @@ const module = "github.com/talosprotocol/talos/"
 // is a new line here, and that line is its design review.
 var floors = map[string]int{
 	"contracts": 0, "contracts/jcs": -1, "contracts/internal/gen": 0,
-	"identity": 1, "ratchet": 1, "anchor": 1, "testnet/fake": 1,
+	"identity": 1, "ratchet": 1, "anchor": 1, "testnet/fake": 1, "node/gateway/rawjson": 1,
 	"identity/capability": 2, "identity/keystore": 2, "ratchet/handshake": 2, "ratchet/ratchettest": 2,
 	"anchor/auditlog": 2, "anchor/witness": 2, "gossip": 2, "node/p2p": 2,
 	"node/directory": 3, "anchor/anchortest": 3, "node/gate": 3, "node/authority": 4,
 	"node/session": 4, "node/evidence": 4, "node/api": 4, "node/call": 4,
-	"node/store": 5, "node/gateway": 5, "node/gateway/outbound": 4, "node/gateway/rawjson": 4,
+	"node/store": 5, "node/gateway": 5, "node/gateway/outbound": 4,
 	"node/gateway/llm": 6, "node/gateway/mcp": 6,
 	"node": 7, "testnet": 8, "cmd/talos": 9,
 }

@@ -204,3 +204,68 @@ func TestConfusedDeputy(t *testing.T) {
 		}
 	}
 }
+
+// One MCP server of all: tools of several gateways under the names of their servers, what
+// may not be used is not there, and a server that does not answer takes no other down.
+// Row 31 of the failure list.
+func TestRow31_AllServersTogether(t *testing.T) {
+	boot, anchors, _ := mesh(t, 1, 0)
+	o := node.InitOptions{Bootstrap: addrs(boot), Anchors: []string{string(anchors[0].DID())}, Interval: 1, Strangers: "ask"}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ah := initHome(t, o)
+	a := start(t, ah)
+	notes := contracts.ToolExposure{Name: "notes", Command: []string{self, "serve-notes"}, Read: []string{"echo"}}
+	dead := contracts.ToolExposure{Name: "dead", Command: []string{self, "-test.run=^$"}}
+	var gs []*running
+	for _, tools := range [][]contracts.ToolExposure{{notes, dead}, {{Name: "other", Command: notes.Command, Read: notes.Read}}} {
+		h := initHome(t, o)
+		if err := h.SetGateway(&contracts.GatewayConfig{V: "talos-gateway/1", Tools: tools}); err != nil {
+			t.Fatal(err)
+		}
+		gs = append(gs, start(t, h))
+	}
+	for _, r := range append(gs, a) {
+		wait(t, "readiness", func() bool { return r.Status().Ready })
+	}
+	for i, scopes := range [][]string{{"tool:dead", "tool:notes/method:add_note", "tool:notes/method:echo"}, {"tool:other/method:echo"}} {
+		if _, _, err := gs[i].Powers().Grant(t.Context(), authority.Terms{To: a.DID(), Scopes: scopes, Life: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := programOf(t, ah)
+	for _, version := range []string{"2026-07-28", "2025-11-25"} {
+		c := sdk.NewClient(&sdk.Implementation{Name: "test", Version: "1"}, nil)
+		cs, err := c.Connect(t.Context(), &sdk.StreamableClientTransport{Endpoint: p.url + "/mcp", HTTPClient: &http.Client{Transport: withToken(p.token)}, DisableStandaloneSSE: true}, &sdk.ClientSessionOptions{ProtocolVersion: version})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		wait(t, "the tools", func() bool {
+			list, err := cs.ListTools(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = nil
+			for _, tool := range list.Tools {
+				names = append(names, tool.Name)
+			}
+			return len(names) == 3
+		})
+		if got := strings.Join(names, " "); got != "notes__add_note notes__echo other__echo" {
+			t.Errorf("%s: %s", version, got)
+		}
+		res, err := cs.CallTool(t.Context(), &sdk.CallToolParams{Name: "other__echo", Arguments: map[string]any{"text": "x"}})
+		if err != nil || res.Content[0].(*sdk.TextContent).Text != "x" {
+			t.Errorf("%s: %+v, %v", version, res, err)
+		}
+		for _, name := range []string{"other__add_note", "nothing__echo", "echo", "dead__x"} {
+			if _, err := cs.CallTool(t.Context(), &sdk.CallToolParams{Name: name, Arguments: map[string]any{"text": "x"}}); err == nil {
+				t.Errorf("%s: %s is called", version, name)
+			}
+		}
+		_ = cs.Close()
+	}
+}

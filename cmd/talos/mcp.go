@@ -29,7 +29,9 @@ func (a *app) mcpCmd() *cobra.Command {
   talos find tool                          who offers which servers and tools
   talos mcp connect <did>/<server>         as a program on standard streams, for clients
                                            that start their servers themselves
-  http://127.0.0.1:…/mcp/<did>/<server>    as streamable HTTP, with the token of api.token`,
+  talos mcp connect                        the same for all servers together
+  http://127.0.0.1:…/mcp/<did>/<server>    as streamable HTTP, with the token of api.token;
+                                           /mcp alone is all servers together`,
 	}
 	c.AddCommand(a.mcpConnectCmd())
 	return c
@@ -38,13 +40,19 @@ func (a *app) mcpCmd() *cobra.Command {
 // mcpConnectCmd is an MCP server on standard streams, whose requests go to another node.
 func (a *app) mcpConnectCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "connect <did>/<server>", Short: "Be an MCP server on standard streams that stands for one of another node", Args: cobra.ExactArgs(1),
+		Use: "connect [<did>/<server>]", Short: "Be an MCP server on standard streams that stands for one of another node, or for all", Args: cobra.MaximumNArgs(1),
+		Long: `Stands for one server of another node, or without an argument for all that this node was
+given capabilities for: their tools are then called <server>__<tool>.`,
 		RunE: func(c *cobra.Command, args []string) error {
-			did, server, ok := strings.Cut(args[0], "/")
-			if !ok || server == "" {
-				return contracts.Errorf(contracts.Malformed, "%q is not <did>/<server>; talos find tool lists them", args[0])
+			path := "/mcp"
+			if len(args) == 1 {
+				did, server, ok := strings.Cut(args[0], "/")
+				if !ok || server == "" {
+					return contracts.Errorf(contracts.Malformed, "%q is not <did>/<server>; talos find tool lists them", args[0])
+				}
+				path += "/" + url.PathEscape(did) + "/" + url.PathEscape(server)
 			}
-			b := &bridge{path: "/mcp/" + url.PathEscape(did) + "/" + url.PathEscape(server), client: a.client(), out: a.out, running: map[string]context.CancelFunc{}}
+			b := &bridge{path: path, client: a.client(), out: a.out, running: map[string]context.CancelFunc{}}
 			return b.run(c.Context(), c.InOrStdin())
 		},
 	}

@@ -32,6 +32,7 @@ func (s *Server) mcpRoutes() map[string]route {
 		// Streamable HTTP without sessions: each request is complete in itself, and the
 		// endpoint has nothing to push, so there is no GET and no DELETE.
 		"POST /mcp/{gateway}/{server}": {max: maxToolCall, parse: s.mcp, fail: mcpRefusal},
+		"POST /mcp":                    {max: maxToolCall, parse: s.mcp, fail: mcpRefusal},
 	}
 }
 
@@ -51,7 +52,7 @@ func rpcError(id json.RawMessage, code int, err error) map[string]any {
 	}}
 }
 
-// mcp is the endpoint of one remote MCP server.
+// mcp is the endpoint of one remote MCP server, or of all together.
 func (s *Server) mcp(r *http.Request) (map[string]string, action, error) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return nil, nil, contracts.Errorf(contracts.Malformed, "the content type is application/json")
@@ -65,6 +66,10 @@ func (s *Server) mcp(r *http.Request) (map[string]string, action, error) {
 		return nil, nil, contracts.Errorf(contracts.Malformed, "the body is one JSON-RPC request or notification")
 	}
 	server := r.PathValue("gateway") + "/" + r.PathValue("server")
+	all := r.PathValue("gateway") == ""
+	if all {
+		server = "all"
+	}
 	tool := "mcp:" + m.Method
 	if m.Method == "tools/call" && m.Params.Name != "" {
 		tool = m.Params.Name
@@ -79,6 +84,9 @@ func (s *Server) mcp(r *http.Request) (map[string]string, action, error) {
 	return params, func(w http.ResponseWriter, r *http.Request) error {
 		if what := mismatch(r, &m); what != "" {
 			return write(w, http.StatusBadRequest, rpcError(m.ID, codeHeaderMismatch, contracts.Errorf(contracts.Malformed, "the header %s is not what the body says", what)))
+		}
+		if all {
+			return s.aggregate(w, r, b, &m)
 		}
 		u := &Use{Kind: "tool", Service: server, Method: m.Method, ContentType: "application/json", Body: b, Repeatable: m.Method != "tools/call"}
 		return s.useRPC(w, r, u, m.ID)
