@@ -240,3 +240,25 @@ func (l *local) SetSecret(_ context.Context, name string, value []byte) error {
 	defer l.n.mu.Unlock()
 	return l.n.home.SetSecret(name, value)
 }
+
+func (l *local) ExposedTools(ctx context.Context, server string) ([]api.ExposedTool, error) {
+	l.n.mu.Lock()
+	d, exposed := l.n.tools, l.n.exposed
+	l.n.mu.Unlock()
+	if d == nil {
+		return nil, contracts.Errorf(contracts.Unavailable, "this node has neither the role agent nor gateway")
+	}
+	tools, err := d.Tools(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	out := []api.ExposedTool{}
+	for _, t := range tools {
+		e := api.ExposedTool{Name: t.Name, Digest: t.Digest, Read: t.Read, Held: t.Held, Tool: t.Raw}
+		for _, s := range exposed {
+			e.Pinned = e.Pinned || s.Name == server && slices.ContainsFunc(s.Pins, func(p contracts.ToolPin) bool { return p.Tool == t.Name && p.Digest == t.Digest })
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}

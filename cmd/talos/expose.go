@@ -34,7 +34,7 @@ func (a *app) exposeCmd() *cobra.Command {
 
 It is kept in gateway.json of the home; a running node takes it over at once.`,
 	}
-	c.AddCommand(a.exposeLLMCmd(), a.exposeMCPCmd(), a.exposeListCmd(), a.exposeRemoveCmd())
+	c.AddCommand(a.exposeLLMCmd(), a.exposeMCPCmd(), a.exposeListCmd(), a.exposeToolsCmd(), a.exposeApproveCmd(), a.exposeRemoveCmd())
 	return c
 }
 

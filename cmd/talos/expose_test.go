@@ -95,6 +95,16 @@ func TestGatewayCommands(t *testing.T) {
 	ok(t, "expose", "mcp", "--home", a, "notes", "--read", "echo", "--", self, "serve-notes")
 	ok(t, "cap", "grant", "--home", a, didB, "--scope", "tool:notes")
 	useNotes(t, b, didA)
+	if out := ok(t, "expose", "tools", "--home", a, "notes"); !strings.Contains(out, "add_note") || !strings.Contains(out, "write") || strings.Contains(out, "yes") {
+		t.Errorf("tools: %s", out)
+	}
+	ok(t, "expose", "approve", "--home", a, "notes")
+	if out := ok(t, "expose", "tools", "--home", a, "notes"); strings.Count(out, "yes") != 9 {
+		t.Errorf("approved: %s", out)
+	}
+	if out, code := with(t, nil, "expose", "approve", "--home", a, "notes", "nothing"); code == 0 || !strings.Contains(out, "UNKNOWN_TOOL") {
+		t.Errorf("approving what is not there: %s", out)
+	}
 
 	if out := ok(t, "expose", "list", "--home", a); !strings.Contains(out, "gpt-4o") || !strings.Contains(out, "serve-notes") {
 		t.Errorf("list: %s", out)

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -236,4 +237,68 @@ func commandOf(e *contracts.ToolExposure, argv, env []string) error {
 		e.Env = append(e.Env, s)
 	}
 	return nil
+}
+
+func (a *app) exposeToolsCmd() *cobra.Command {
+	return &cobra.Command{Use: "tools <server>", Short: "Show the tools of an exposed MCP server, as their server describes them now", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+		tools, err := a.client().ExposedTools(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		return a.print(tools, func() { a.printTools(tools) })
+	}}
+}
+
+func (a *app) printTools(tools []api.ExposedTool) {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "TOOL\tDOES\tAPPROVED\tDIGEST\tHELD BACK")
+	for _, t := range tools {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.Name, map[bool]string{true: "read", false: "write"}[t.Read], map[bool]string{true: "yes", false: "no"}[t.Pinned], t.Digest, t.Held)
+	}
+	_ = w.Flush()
+}
+
+func (a *app) exposeApproveCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "approve <server> [tool…]", Short: "Approve the tools of an exposed MCP server as they are now", Args: cobra.MinimumNArgs(1),
+		Long: `Pins the descriptions of all tools, or of those that are named: one whose description
+changes later is held back until it is approved again. Read them first: talos expose tools.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			tools, err := a.client().ExposedTools(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			for _, name := range args[1:] {
+				if !slices.ContainsFunc(tools, func(t api.ExposedTool) bool { return t.Name == name }) {
+					return contracts.Errorf(contracts.UnknownTool, "the server %s has no tool %.64q", args[0], name)
+				}
+			}
+			n := 0
+			_, err = a.changeGateway(c.Context(), func(g *contracts.GatewayConfig) error {
+				for i := range g.Tools {
+					if g.Tools[i].Name == args[0] {
+						n = pin(&g.Tools[i], tools, args[1:])
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			return a.print(map[string]int{"approved": n}, func() { fmt.Fprintf(a.out, "%d tools of %s are approved as they are\n", n, args[0]) })
+		},
+	}
+}
+
+// pin pins the tools that are named, or all.
+func pin(e *contracts.ToolExposure, tools []api.ExposedTool, names []string) (n int) {
+	for _, t := range tools {
+		if t.Digest == "" || len(names) > 0 && !slices.Contains(names, t.Name) {
+			continue
+		}
+		e.Pins = slices.DeleteFunc(e.Pins, func(p contracts.ToolPin) bool { return p.Tool == t.Name })
+		e.Pins = append(e.Pins, contracts.ToolPin{Tool: t.Name, Digest: t.Digest})
+		n++
+	}
+	return n
 }

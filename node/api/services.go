@@ -24,8 +24,20 @@ type Services interface {
 	Find(ctx context.Context, kind, name string) ([]Service, error)
 	// SetSecret keeps a secret for upstreams in the keystore; nil deletes it.
 	SetSecret(ctx context.Context, name string, value []byte) error
+	// ExposedTools gives the tools of an MCP server that this node exposes, as they are now.
+	ExposedTools(ctx context.Context, server string) ([]ExposedTool, error)
 	// Reload reads the gateway's configuration again.
 	Reload(ctx context.Context) ([]Service, error)
+}
+
+// ExposedTool is a tool of an MCP server that this node exposes.
+type ExposedTool struct {
+	Name   string          `json:"name"`
+	Digest string          `json:"digest"` // of its description
+	Read   bool            `json:"read"`
+	Pinned bool            `json:"pinned"`         // its description was approved
+	Held   string          `json:"held,omitempty"` // why it is held back
+	Tool   json.RawMessage `json:"tool"`           // its description
 }
 
 // Use is a call of a service.
@@ -92,6 +104,10 @@ func (s *Server) serviceRoutes() map[string]route {
 		"GET /v1/services": {act: func(w http.ResponseWriter, r *http.Request) error {
 			q := r.URL.Query()
 			v, err := s.node.Find(r.Context(), q.Get("kind"), q.Get("name"))
+			return reply(w, v, err)
+		}},
+		"GET /v1/exposures/tools/{server}": {act: func(w http.ResponseWriter, r *http.Request) error {
+			v, err := s.node.ExposedTools(r.Context(), r.PathValue("server"))
 			return reply(w, v, err)
 		}},
 		"PUT /v1/secrets/{name}": {act: func(w http.ResponseWriter, r *http.Request) error {
@@ -300,4 +316,9 @@ func (c *Client) SetSecret(ctx context.Context, name string, value []byte) error
 		return c.call(ctx, "DELETE", "/v1/secrets/"+url.PathEscape(name), nil, nil)
 	}
 	return c.call(ctx, "PUT", "/v1/secrets/"+url.PathEscape(name), value, nil)
+}
+
+// ExposedTools gives the tools of an MCP server that the node exposes.
+func (c *Client) ExposedTools(ctx context.Context, server string) (v []ExposedTool, err error) {
+	return v, c.call(ctx, "GET", "/v1/exposures/tools/"+url.PathEscape(server), nil, &v)
 }
