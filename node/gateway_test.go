@@ -291,3 +291,60 @@ func TestFindServices(t *testing.T) {
 		t.Errorf("another kind: %v", err)
 	}
 }
+
+// Row 29 of the failure list: a gateway that is stopped lets the streams that run come to
+// their end, takes no new ones, and has the result of each in its log.
+func TestRow29_Drain(t *testing.T) {
+	const streams = 40
+	boot, anchors, _ := mesh(t, 1, 0)
+	o := node.InitOptions{Bootstrap: addrs(boot), Anchors: []string{string(anchors[0].DID())}, Interval: 1}
+	m := &fake.Model{Pace: 2 * time.Millisecond}
+	gh, ah := gatewayHome(t, o, m, ""), initHome(t, o)
+	g, a := start(t, gh), start(t, ah)
+	for _, r := range []*running{g, a} {
+		wait(t, "readiness", func() bool { return r.Status().Ready })
+	}
+	if _, _, err := g.Powers().Grant(t.Context(), authority.Terms{To: a.DID(), Scopes: []string{"model:*"}, Life: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	setTrust(t, a, ah, g)
+	p := programOf(t, ah)
+	m.Hold()
+	done := make(chan string, streams)
+	for range streams {
+		go func() {
+			status, text, _, err := p.post(context.Background(), "/v1/chat/completions", fmt.Sprintf(strings.Replace(question, "a b c", "count 100", 1), `,"stream":true`))
+			if err != nil || status != http.StatusOK || !strings.HasSuffix(text, "data: [DONE]\n\n") {
+				done <- fmt.Sprintf("%d %v …%s", status, err, text[max(0, len(text)-300):])
+				return
+			}
+			done <- ""
+		}()
+	}
+	wait(t, "all streams", func() bool { return m.Running.Load() == streams })
+	stopped := make(chan error, 1)
+	go func() { stopped <- g.stop() }()
+	wait(t, "refusal of a new call", func() bool {
+		status, _, _, err := p.post(t.Context(), "/v1/chat/completions", fmt.Sprintf(question, ""))
+		return err == nil && status == http.StatusServiceUnavailable
+	})
+	m.Release()
+	for range streams {
+		if bad := <-done; bad != "" {
+			t.Error(bad)
+		}
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	again := start(t, gh)
+	results := 0
+	for _, e := range events(t, again) {
+		if e.Surface == "model.use" && e.Type == "result" && e.Outcome == "ok" {
+			results++
+		}
+	}
+	if results != streams {
+		t.Errorf("%d results of %d streams are in the log", results, streams)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"strconv"
@@ -14,8 +15,10 @@ import (
 	"github.com/talosprotocol/talos/node/gate"
 )
 
-// maxWait bounds a long poll.
-const maxWait = 60 * time.Second
+const (
+	maxWait    = 60 * time.Second // of a long poll
+	bodyWithin = 30 * time.Second // for a request's body to be here
+)
 
 // action answers a request that has passed the gate. An error is written by the caller.
 type action func(w http.ResponseWriter, r *http.Request) error
@@ -80,6 +83,11 @@ func (s *Server) door(surface *contracts.Surface, rt route) http.HandlerFunc {
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		if r.ContentLength != 0 {
+			c := http.NewResponseController(w)
+			_ = c.SetReadDeadline(time.Now().Add(bodyWithin)) // a recorder in a test has none
+			r.Body = &timedBody{r.Body, c}
+		}
 		req := &gate.Request{Surface: surface.ID, Who: asker(r.Context()), Params: gate.Fill(surface, r.PathValue), Reason: rt.reason}
 		act, err := rt.act, error(nil)
 		if req.Who.Proof == gate.Nobody {
@@ -109,6 +117,21 @@ func (s *Server) door(surface *contracts.Surface, rt route) http.HandlerFunc {
 			fail(w, err)
 		}
 	}
+}
+
+// timedBody takes the deadline of a body back when it is here: the answer may take long,
+// and a client that goes away meanwhile must be seen.
+type timedBody struct {
+	io.ReadCloser
+	c *http.ResponseController
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		_ = b.c.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 type resultKey struct{}

@@ -39,7 +39,7 @@ func (r *Router) candidates(ctx context.Context, t *Target) ([]candidate, error)
 		}
 		return []candidate{{key: serviceKey{t.DID, t.Kind, t.Name}}}, nil
 	}
-	found := r.among(ctx, r.known(t.Kind), func(s *contracts.ServiceEntry) bool { return s.Kind == t.Kind })
+	found, silent := r.among(ctx, r.known(t.Kind), func(s *contracts.ServiceEntry) bool { return s.Kind == t.Kind })
 	var all []candidate
 	var names []string
 	for _, f := range found {
@@ -47,6 +47,9 @@ func (r *Router) candidates(ctx context.Context, t *Target) ([]candidate, error)
 		if f.Service.Name == t.Name {
 			all = append(all, candidate{serviceKey{f.Gateway, t.Kind, t.Name}, f.Region})
 		}
+	}
+	if len(all) == 0 && silent != nil {
+		return nil, call.NotBegun(contracts.Errorf(contracts.Unavailable, "no gateway that answers offers the %s %.64q, and one does not answer: %w", t.Kind, t.Name, silent))
 	}
 	if len(all) == 0 {
 		if len(found) == 0 {
@@ -80,17 +83,26 @@ func (r *Router) known(kind string) []identity.DID {
 	return slices.Compact(out)
 }
 
-// among asks gateways what they offer, all at once, and gives what fits.
-func (r *Router) among(ctx context.Context, dids []identity.DID, fits func(*contracts.ServiceEntry) bool) []Found {
-	lists := make([]*contracts.ServiceList, len(dids))
+// among asks gateways what they offer, all at once, and gives what fits, and why one of
+// them has not answered.
+func (r *Router) among(ctx context.Context, dids []identity.DID, fits func(*contracts.ServiceEntry) bool) (out []Found, silent error) {
+	lists, errs := make([]*contracts.ServiceList, len(dids)), make([]error, len(dids))
 	var wg sync.WaitGroup
 	for i, did := range dids {
-		wg.Go(func() { lists[i], _ = r.List(ctx, did) }) // one that does not answer offers nothing
+		wg.Go(func() { lists[i], errs[i] = r.List(ctx, did) })
 	}
 	wg.Wait()
-	var out []Found
+	for _, err := range errs {
+		if err != nil {
+			silent = err
+		}
+	}
 	for i, l := range lists {
-		if l == nil || l.Draining != nil && *l.Draining {
+		if l == nil {
+			continue
+		}
+		if l.Draining != nil && *l.Draining {
+			silent = contracts.Errorf(contracts.Unavailable, "%s is stopping", dids[i].Short())
 			continue
 		}
 		for j := range l.Services {
@@ -99,30 +111,64 @@ func (r *Router) among(ctx context.Context, dids []identity.DID, fits func(*cont
 			}
 		}
 	}
-	return out
+	return out, silent
 }
 
-// List gives what a gateway offers, by its signed word, a minute old at most.
+// List gives what a gateway offers, by its signed word, a minute old at most. Those who
+// ask at the same time wait for one question. A gateway that does not answer is believed
+// what it said before, as long as that holds.
 func (r *Router) List(ctx context.Context, did identity.DID) (*contracts.ServiceList, error) {
 	now := r.Now()
 	r.mu.Lock()
 	l := r.lists[did]
+	if l == nil || l.stale(now) {
+		if len(r.lists) >= maxTracked {
+			clear(r.lists)
+		}
+		l = &listed{ready: make(chan struct{}), at: now, before: l}
+		r.lists[did] = l
+		go r.fetch(context.WithoutCancel(ctx), did, l)
+	}
 	r.mu.Unlock()
-	if l != nil && (l.err == nil && now.Sub(l.at) < listKept || l.err != nil && now.Sub(l.at) < failedKept) {
+	select {
+	case <-l.ready:
 		return l.list, l.err
+	case <-ctx.Done():
+		return nil, contracts.Errorf(contracts.Unavailable, "asking %s what it offers: %w", did.Short(), context.Cause(ctx))
 	}
-	l = &listed{at: now}
+}
+
+// listed is an answer, or the wait for one.
+type listed struct {
+	ready  chan struct{} // closed when the rest is there
+	list   *contracts.ServiceList
+	err    error
+	at     time.Time
+	before *listed // what was known then
+}
+
+// stale reports whether a new question is due.
+func (l *listed) stale(now time.Time) bool {
+	select {
+	case <-l.ready:
+	default:
+		return false // it is under way
+	}
+	if l.err != nil {
+		return now.Sub(l.at) >= failedKept
+	}
+	return now.Sub(l.at) >= listKept
+}
+
+func (r *Router) fetch(ctx context.Context, did identity.DID, l *listed) {
+	defer close(l.ready)
 	l.list, l.err = r.ask(ctx, did)
-	if ctx.Err() != nil && l.err != nil {
-		return nil, l.err // that says nothing of the gateway
+	old := l.before
+	l.before = nil
+	if l.err != nil && old != nil && old.list != nil && r.Now().Unix() < old.list.Exp {
+		r.Log.Info("a gateway does not say what it offers; what it said before still holds", "gateway", did, "err", l.err)
+		l.list, l.err, l.at = old.list, nil, r.Now().Add(failedKept-listKept)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.lists) >= maxTracked {
-		clear(r.lists)
-	}
-	r.lists[did] = l
-	return l.list, l.err
 }
 
 func (r *Router) ask(ctx context.Context, did identity.DID) (*contracts.ServiceList, error) {
@@ -157,10 +203,11 @@ func (r *Router) ask(ctx context.Context, did identity.DID) (*contracts.ServiceL
 func (r *Router) Find(ctx context.Context, kind, name string) []Found {
 	dids := append(r.known(kind), r.providers(ctx, kind, name)...)
 	slices.Sort(dids)
-	return r.among(ctx, slices.Compact(dids), func(s *contracts.ServiceEntry) bool {
+	found, _ := r.among(ctx, slices.Compact(dids), func(s *contracts.ServiceEntry) bool {
 		return s.Kind == kind && (name == "" || strings.EqualFold(s.Name, name) ||
 			slices.ContainsFunc(s.Operations, func(o contracts.ServiceOperation) bool { return strings.EqualFold(o.Name, name) }))
 	})
+	return found // a gateway that does not answer is not found
 }
 
 // providers gives the DIDs of the peers that the DHT names for a topic; every gateway is

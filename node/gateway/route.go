@@ -100,12 +100,6 @@ type Router struct {
 	lists  map[identity.DID]*listed
 }
 
-type listed struct {
-	list *contracts.ServiceList
-	err  error
-	at   time.Time
-}
-
 // NewRouter makes a router that trusts nobody with prompts.
 func NewRouter(cfg RouterConfig) *Router {
 	return &Router{RouterConfig: cfg, health: newHealth(), lists: map[identity.DID]*listed{}}
