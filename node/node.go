@@ -29,6 +29,7 @@ import (
 	"github.com/talosprotocol/talos/node/evidence"
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/gateway"
+	"github.com/talosprotocol/talos/node/gateway/a2a"
 	"github.com/talosprotocol/talos/node/gateway/mcp"
 	"github.com/talosprotocol/talos/node/p2p"
 	"github.com/talosprotocol/talos/node/session"
@@ -58,8 +59,10 @@ type Node struct {
 	router  *gateway.Router  // and how it uses what others offer
 	tools   *mcp.Driver      // the MCP servers that it exposes
 	exposed []contracts.ToolExposure
-	api     *api.Server
-	mu      sync.Mutex // guards home after New
+
+	agentTasks *a2a.Tasks // whose task at an A2A agent is whose
+	api        *api.Server
+	mu         sync.Mutex // guards home after New
 }
 
 // Option changes how New builds a node.

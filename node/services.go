@@ -17,6 +17,7 @@ import (
 	"github.com/talosprotocol/talos/node/api"
 	"github.com/talosprotocol/talos/node/call"
 	"github.com/talosprotocol/talos/node/gateway"
+	"github.com/talosprotocol/talos/node/gateway/a2a"
 	"github.com/talosprotocol/talos/node/gateway/llm"
 	"github.com/talosprotocol/talos/node/gateway/mcp"
 )
@@ -81,6 +82,7 @@ func (n *Node) openServices() error {
 	n.gateway = gateway.New(gateway.Config{DID: n.home.DID(), Key: n.signingKey, Gate: n.gate, Log: n.log, Now: time.Now})
 	n.calls = call.New(n.host, n.dir, n.log, call.Limits{})
 	n.router = gateway.NewRouter(gateway.RouterConfig{Calls: n.calls, Host: n.host, Dir: n.dir, Powers: n.powers, Own: n.gateway, Log: n.log, Now: time.Now})
+	n.agentTasks = a2a.NewTasks()
 	if err := n.reload(); err != nil {
 		return err
 	}
@@ -112,11 +114,17 @@ func (n *Node) reload() error {
 	if err != nil {
 		return err
 	}
+	agents, err := a2a.New(a2a.Config{Agents: c.Agents, Secret: n.secret, Tasks: n.agentTasks})
+	if err != nil {
+		return err
+	}
 	if err := n.reloadTools(c.Tools); err != nil {
 		return err
 	}
 	n.gateway.SetRegion(c.Region)
 	n.gateway.Set(gateway.Model, models)
+	n.gateway.Set(gateway.Agent, agents)
+	go n.warm("an A2A agent", agents)
 	trust := make([]identity.DID, len(c.PromptsTo))
 	for i, d := range c.PromptsTo {
 		trust[i] = identity.DID(d)
@@ -145,16 +153,18 @@ func (n *Node) reloadTools(servers []contracts.ToolExposure) error {
 	if old != nil {
 		go old.Close() //nolint:errcheck // there is none
 	}
-	go n.warm(tools)
+	go n.warm("an MCP server", tools)
 	return nil
 }
 
-// warm starts the MCP servers once, so that the node can say what they offer.
-func (n *Node) warm(d *mcp.Driver) {
+// warm asks what services offer once, so that the node can say it.
+func (n *Node) warm(what string, d interface {
+	Warm(ctx context.Context) map[string]error
+}) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for name, err := range d.Warm(ctx) {
-		n.log.Warn("an MCP server that is exposed does not answer", "server", name, "err", err)
+		n.log.Warn(what+" that is exposed does not answer", "name", name, "err", err)
 	}
 	n.gateway.Changed()
 }

@@ -21,7 +21,7 @@ import (
 
 func (a *app) exposeCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "expose", Short: "Offer models and MCP servers to other agents",
+		Use: "expose", Short: "Offer models, MCP servers and A2A agents to others",
 		Long: `What a node exposes, others use by its DID, end to end encrypted, under a capability:
 
   talos secret set openai                       the key, from standard input
@@ -32,9 +32,12 @@ func (a *app) exposeCmd() *cobra.Command {
   talos expose mcp files --read read_file -- /usr/bin/node /opt/server.js /data
   talos cap grant <did> --scope tool:files/method:read_file
 
+  talos expose a2a planner --url http://127.0.0.1:9000
+  talos cap grant <did> --scope agent:planner
+
 It is kept in gateway.json of the home; a running node takes it over at once.`,
 	}
-	c.AddCommand(a.exposeLLMCmd(), a.exposeMCPCmd(), a.exposeListCmd(), a.exposeToolsCmd(), a.exposeApproveCmd(), a.exposeRemoveCmd())
+	c.AddCommand(a.exposeLLMCmd(), a.exposeMCPCmd(), a.exposeA2ACmd(), a.exposeListCmd(), a.exposeToolsCmd(), a.exposeApproveCmd(), a.exposeRemoveCmd())
 	return c
 }
 
@@ -144,6 +147,9 @@ func (a *app) exposeListCmd() *cobra.Command {
 			for _, t := range g.Tools {
 				fmt.Fprintf(w, "mcp\t%s\t%s\t%s\n", t.Name, strings.Join(append(t.Command, t.URL), " "), strings.Join(t.Read, " "))
 			}
+			for _, e := range g.Agents {
+				fmt.Fprintf(w, "a2a\t%s\t%s\t\n", e.Name, e.URL)
+			}
 			_ = w.Flush()
 			if len(g.Models)+len(g.Tools)+len(g.Agents) == 0 {
 				fmt.Fprintln(a.out, "nothing; see talos expose --help")
@@ -153,16 +159,18 @@ func (a *app) exposeListCmd() *cobra.Command {
 }
 
 func (a *app) exposeRemoveCmd() *cobra.Command {
-	return &cobra.Command{Use: "remove llm|mcp <name>", Short: "Stop offering something", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
+	return &cobra.Command{Use: "remove llm|mcp|a2a <name>", Short: "Stop offering something", Args: cobra.ExactArgs(2), RunE: func(c *cobra.Command, args []string) error {
 		running, err := a.changeGateway(c.Context(), func(g *contracts.GatewayConfig) error {
-			before := len(g.Models) + len(g.Tools)
+			before := len(g.Models) + len(g.Tools) + len(g.Agents)
 			switch args[0] {
 			case "llm":
 				g.Models = slices.DeleteFunc(g.Models, func(m contracts.ModelExposure) bool { return m.Name == args[1] })
 			case "mcp":
 				g.Tools = slices.DeleteFunc(g.Tools, func(t contracts.ToolExposure) bool { return t.Name == args[1] })
+			case "a2a":
+				g.Agents = slices.DeleteFunc(g.Agents, func(e contracts.AgentExposure) bool { return e.Name == args[1] })
 			}
-			if len(g.Models)+len(g.Tools) == before {
+			if len(g.Models)+len(g.Tools)+len(g.Agents) == before {
 				return contracts.Errorf(contracts.NotFound, "no %.32q of the name %.64q is exposed; see talos expose list", args[0], args[1])
 			}
 			return nil

@@ -64,6 +64,9 @@ func TestGatewayCommands(t *testing.T) {
 	if out := ok(t, "expose", "llm", "--home", a, "gpt-4o", "--url", upstream.URL+"/v1", "--key", "openai", "--price-in", "2500000"); !strings.Contains(out, "in force\n") {
 		t.Errorf("expose: %s", out)
 	}
+	agent := httptest.NewServer(fake.NewAgent())
+	defer agent.Close()
+	exposeAgent(t, a, b, didB, agent.URL) // before b has a list of what a offers, which it keeps for a while
 	ok(t, "cap", "grant", "--home", a, didB, "--scope", "model:gpt-4o", "--budget", "tokens=100000")
 	if out, code := with(t, nil, "ask", "--home", b, "gpt-4o", "hello"); code == 0 || !strings.Contains(out, "talos find model") {
 		t.Errorf("nobody is trusted: %s", out)
@@ -106,7 +109,7 @@ func TestGatewayCommands(t *testing.T) {
 		t.Errorf("approving what is not there: %s", out)
 	}
 
-	if out := ok(t, "expose", "list", "--home", a); !strings.Contains(out, "gpt-4o") || !strings.Contains(out, "serve-notes") {
+	if out := ok(t, "expose", "list", "--home", a); !strings.Contains(out, "gpt-4o") || !strings.Contains(out, "serve-notes") || strings.Contains(out, "planner") {
 		t.Errorf("list: %s", out)
 	}
 	ok(t, "expose", "remove", "--home", a, "llm", "gpt-4o")
@@ -155,4 +158,20 @@ func useNotes(t *testing.T, home, gateway string) {
 	if err := <-ended; err != nil {
 		t.Errorf("talos mcp connect: %v", err)
 	}
+}
+
+// exposeAgent exposes an A2A agent, finds it elsewhere, and takes it back.
+func exposeAgent(t *testing.T, a, b, didB, url string) {
+	t.Helper()
+	if out := ok(t, "expose", "a2a", "--home", a, "planner", "--url", url, "--price-call", "20000"); !strings.Contains(out, "in force\n") {
+		t.Errorf("expose: %s", out)
+	}
+	if out := ok(t, "expose", "list", "--home", a); !strings.Contains(out, "a2a") || !strings.Contains(out, "planner") {
+		t.Errorf("list: %s", out)
+	}
+	ok(t, "cap", "grant", "--home", a, didB, "--scope", "agent:planner")
+	if out := ok(t, "find", "agent", "--home", b, "planner"); !strings.Contains(out, "planner") || !strings.Contains(out, "$0.0200 a call") {
+		t.Errorf("find: %s", out)
+	}
+	ok(t, "expose", "remove", "--home", a, "a2a", "planner")
 }

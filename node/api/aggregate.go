@@ -194,7 +194,7 @@ func (s *Server) callAny(w http.ResponseWriter, r *http.Request, b []byte, m *rp
 	if err != nil {
 		return write(w, http.StatusOK, rpcError(m.ID, codeMalformed, err))
 	}
-	return s.useRPC(w, r, &Use{Kind: "tool", Service: f.Gateway + "/" + f.Name, Method: m.Method, ContentType: "application/json", Body: body}, m.ID)
+	return s.useRPC(w, r, &Use{Kind: "tool", Service: f.Gateway + "/" + f.Name, Method: m.Method, ContentType: "application/json", Body: body}, func(err error) map[string]any { return rpcError(m.ID, codeRefused, err) })
 }
 
 // withName gives a request with another name of the tool; all other bytes stay.

@@ -260,7 +260,7 @@ func TestEveryRoutePassesTheGate(t *testing.T) {
 	}
 	for _, pattern := range routes {
 		method, path, _ := strings.Cut(pattern, " ")
-		path = strings.NewReplacer("{did}", "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK", "{index}", "1", "{name}", "n", "{gateway}", "did:x", "{server}", "s").Replace(path)
+		path = strings.NewReplacer("{did}", "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK", "{index}", "1", "{name}", "n", "{gateway}", "did:x", "{server}", "s", "{agent}", "a").Replace(path)
 		var in io.Reader
 		if pattern == "POST /a2a/messages" {
 			in = strings.NewReader(`{"text":"x","to":"did:talos:zQmNsuhRfWp6DUQjmF1LAx2Zw1jBrKdhHdkyKu8H9vu3Fxz"}`)
@@ -268,7 +268,7 @@ func TestEveryRoutePassesTheGate(t *testing.T) {
 		if strings.HasPrefix(gateSurface(t, pattern).ID, "local.model.use") {
 			in = strings.NewReader(`{"model":"m"}`)
 		}
-		if strings.HasPrefix(pattern, "POST /mcp") {
+		if strings.HasPrefix(pattern, "POST /mcp") || pattern == "POST /a2a/agents/{gateway}/{agent}" {
 			in = strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"tools/list"}`)
 		}
 		r := httptest.NewRequest(method, path, in)

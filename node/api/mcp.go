@@ -89,23 +89,29 @@ func (s *Server) mcp(r *http.Request) (map[string]string, action, error) {
 			return s.aggregate(w, r, b, &m)
 		}
 		u := &Use{Kind: "tool", Service: server, Method: m.Method, ContentType: "application/json", Body: b, Repeatable: m.Method != "tools/call"}
-		return s.useRPC(w, r, u, m.ID)
+		return s.useRPC(w, r, u, func(err error) map[string]any { return rpcError(m.ID, codeRefused, err) })
 	}, nil
 }
 
 // useRPC makes a call; what fails is an error of JSON-RPC, since the request was one.
-func (s *Server) useRPC(w http.ResponseWriter, r *http.Request, u *Use, id json.RawMessage) error {
+func (s *Server) useRPC(w http.ResponseWriter, r *http.Request, u *Use, fail func(error) map[string]any) error {
 	err := s.use(w, r, u, func(err error) []byte {
-		b, _ := json.Marshal(rpcError(id, codeRefused, err)) // of texts: cannot fail
+		b, _ := json.Marshal(fail(err)) // of texts: cannot fail
 		return slices.Concat([]byte("event: message\ndata: "), b, []byte("\n\n"))
 	})
 	if _, begun := err.(broken); begun || err == nil { //nolint:errorlint // our own value
 		return err
 	}
-	if e := write(w, http.StatusOK, rpcError(id, codeRefused, err)); e != nil {
+	return told(w, err, fail)
+}
+
+// told answers a request of JSON-RPC that failed. The error is recorded as what it is; the
+// program has its answer.
+func told(w http.ResponseWriter, err error, fail func(error) map[string]any) error {
+	if e := write(w, http.StatusOK, fail(err)); e != nil {
 		return e
 	}
-	return broken{err, true} // recorded as what it is; the program has its answer
+	return broken{err, true}
 }
 
 // mismatch names the header that contradicts the body, empty if none does.

@@ -69,6 +69,7 @@ func (s *Server) routes() map[string]route {
 	maps.Copy(all, s.capabilityRoutes())
 	maps.Copy(all, s.serviceRoutes())
 	maps.Copy(all, s.mcpRoutes())
+	maps.Copy(all, s.agentRoutes())
 	return all
 }
 

@@ -165,14 +165,21 @@ func (s *Server) use(w http.ResponseWriter, r *http.Request, u *Use, last func(e
 		return err
 	}
 	err = pass(w, a, last)
-	if res := result(r.Context()); res != nil {
-		res.Peer, res.RequestDigest = identity.DID(a.Gateway), a.Request
-		if rc := a.Receipt(); rc != nil {
-			res.ResultDigest, res.UnitsIn, res.UnitsOut = rc.Response, orZero(rc.UnitsIn), orZero(rc.UnitsOut)
-			res.Used = gate.Amounts{gate.Micro: orZero(rc.CostMicro)}
-		}
-	}
+	record(r.Context(), a)
 	return err
+}
+
+// record has the gate record who answered what.
+func record(ctx context.Context, a *Answer) {
+	res := result(ctx)
+	if res == nil {
+		return
+	}
+	res.Peer, res.RequestDigest = identity.DID(a.Gateway), a.Request
+	if rc := a.Receipt(); rc != nil {
+		res.ResultDigest, res.UnitsIn, res.UnitsOut = rc.Response, orZero(rc.UnitsIn), orZero(rc.UnitsOut)
+		res.Used = gate.Amounts{gate.Micro: orZero(rc.CostMicro)}
+	}
 }
 
 func orZero(n *int64) int64 {

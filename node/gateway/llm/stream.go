@@ -2,7 +2,6 @@ package llm
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,9 +12,9 @@ import (
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/gateway"
+	"github.com/talosprotocol/talos/node/gateway/outbound"
+	"github.com/talosprotocol/talos/node/gateway/sse"
 )
-
-const maxEvent = 1 << 20 // bytes
 
 // chunk is of an event what is counted, in all dialects.
 type chunk struct {
@@ -45,7 +44,7 @@ type chunk struct {
 }
 
 // stream copies events, counts what they bring, and ends when a budget is used up.
-func (c *upstreamCall) stream(ctx context.Context, dog *watchdog, resp *http.Response, m *meter, p *gate.Pass, w *gateway.Reply) (gateway.Usage, error) {
+func (c *upstreamCall) stream(ctx context.Context, dog *outbound.Watchdog, resp *http.Response, m *meter, p *gate.Pass, w *gateway.Reply) (gateway.Usage, error) {
 	if err := w.Header(http.StatusOK, "text/event-stream", 0); err != nil {
 		return m.usage(c.m.price), err
 	}
@@ -56,9 +55,9 @@ func (c *upstreamCall) stream(ctx context.Context, dog *watchdog, resp *http.Res
 	held := int64(Slice)
 	var last chunk
 	for {
-		event, err := readEvent(in)
+		event, err := sse.Read(in)
 		if len(event) > 0 {
-			dog.alive(c.d.limits.Idle)
+			dog.Alive(c.d.limits.Idle)
 			drop := c.count(event, m, &last)
 			if now := m.running(); now > held {
 				if cut := p.TopUp(c.m.price.amounts(0, Slice)); cut != nil {
@@ -86,35 +85,10 @@ func (c *upstreamCall) stream(ctx context.Context, dog *watchdog, resp *http.Res
 	}
 }
 
-// readEvent gives the bytes up to and with the next blank line, or what is left. Line ends
-// are LF, CRLF or CR as the upstream writes them; they pass as they are.
-func readEvent(in *bufio.Reader) ([]byte, error) {
-	var event []byte
-	blank := true // the line so far
-	for {
-		part, err := in.ReadSlice('\n')
-		event = append(event, part...)
-		if len(event) > maxEvent {
-			return nil, contracts.Errorf(contracts.TooLarge, "the upstream's stream has an event of more than %d bytes", maxEvent)
-		}
-		blank = blank && len(bytes.TrimRight(part, "\r\n")) == 0
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
-			continue
-		case err != nil:
-			return event, err
-		}
-		if blank {
-			return event, nil
-		}
-		blank = true
-	}
-}
-
 // count takes of an event what it says of usage. It reports whether the event is only
 // there because the gateway asked for it.
 func (c *upstreamCall) count(event []byte, m *meter, last *chunk) (drop bool) {
-	data := dataOf(event)
+	data := sse.Data(event)
 	if len(data) == 0 || data[0] != '{' {
 		return false
 	}
@@ -158,26 +132,6 @@ func contentOf(delta json.RawMessage) int {
 		return len(delta)
 	}
 	return len(d.Text) + len(d.JSON) + len(d.Thinking)
-}
-
-// dataOf joins the data lines of an event.
-func dataOf(event []byte) []byte {
-	var out []byte
-	lines := 0
-	for line := range bytes.FieldsFuncSeq(event, func(r rune) bool { return r == '\n' || r == '\r' }) {
-		line = bytes.TrimPrefix(line, []byte("\ufeff"))
-		v, ok := bytes.CutPrefix(line, []byte("data:"))
-		if !ok {
-			continue
-		}
-		v = bytes.TrimPrefix(v, []byte(" "))
-		if lines++; lines == 1 {
-			out = v
-			continue
-		}
-		out = append(append(bytes.Clone(out), '\n'), v...)
-	}
-	return out
 }
 
 // cut ends a stream at the limit of a budget: the client is told in its own dialect, and

@@ -8,12 +8,12 @@ import (
 	"mime"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/node/call"
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/gateway"
+	"github.com/talosprotocol/talos/node/gateway/outbound"
 )
 
 const (
@@ -38,29 +38,13 @@ type upstreamCall struct {
 	body  []byte // as it goes upstream
 }
 
-var errSilent error = contracts.Errorf(contracts.Unavailable, "the upstream was silent for too long")
-
-// watchdog ends a context when nothing happens for a time.
-type watchdog struct {
-	timer *time.Timer
-}
-
-func watch(ctx context.Context, first time.Duration) (context.Context, *watchdog, func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	w := &watchdog{timer: time.AfterFunc(first, func() { cancel(errSilent) })}
-	return ctx, w, func() { w.timer.Stop(); cancel(nil) }
-}
-
-// alive begins the time anew, d long from now on.
-func (w *watchdog) alive(d time.Duration) { w.timer.Reset(d) }
-
 // do makes the call. What the upstream has not seen has not begun.
 func (c *upstreamCall) do(ctx context.Context, p *gate.Pass, w *gateway.Reply) (gateway.Usage, error) {
 	first := c.d.limits.Whole
 	if c.r.stream {
 		first = c.d.limits.First
 	}
-	ctx, dog, stop := watch(ctx, first)
+	ctx, dog, stop := outbound.Watch(ctx, first)
 	defer stop()
 	resp, err := c.send(ctx)
 	if err != nil {

@@ -45,6 +45,15 @@ func (o *Object) Raw() []byte { return o.raw }
 // Len gives the number of members.
 func (o *Object) Len() int { return len(o.members) }
 
+// Names gives the names of the members, in their order.
+func (o *Object) Names() []string {
+	out := make([]string, len(o.members))
+	for i, s := range o.members {
+		out[i] = s.name
+	}
+	return out
+}
+
 // Get gives a member's value as it stands, nil if it is absent.
 func (o *Object) Get(name string) []byte {
 	for _, s := range o.members {
