@@ -84,6 +84,7 @@ func TestA2AAcrossNodes(t *testing.T) {
 		t.Errorf("the card of the agent: %s", raw)
 	}
 	id := useAgent(t, c)
+	givenUp(t, c, agent)
 	theirs, _, err := a2aClient(t, programOf(t, bh), g)
 	if err != nil {
 		t.Fatal(err)
@@ -180,6 +181,24 @@ func followed(t *testing.T, c *a2aclient.Client) {
 	if err := <-ended; err != nil {
 		t.Errorf("the stream of a cancelled task: %v", err)
 	}
+}
+
+// givenUp is a stream whose reader goes away: over there it ends too.
+func givenUp(t *testing.T, c *a2aclient.Client, agent *fake.Agent) {
+	t.Helper()
+	wait(t, "end of what went before", func() bool { return agent.Open() == 0 })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for e, err := range c.SendStreamingMessage(ctx, say("wait")) {
+		if err != nil || agent.Open() != 1 {
+			t.Fatalf("a stream: %+v, %v, %d open", e, err, agent.Open())
+		}
+		break
+	}
+	began := time.Now()
+	cancel()
+	wait(t, "end of the agent's request", func() bool { return agent.Open() == 0 })
+	t.Logf("the agent's request ended %s after its caller had gone", time.Since(began).Round(time.Millisecond))
 }
 
 // apart shows that another caller does not see a task.

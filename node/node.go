@@ -60,7 +60,8 @@ type Node struct {
 	tools   *mcp.Driver      // the MCP servers that it exposes
 	exposed []contracts.ToolExposure
 
-	agentTasks *a2a.Tasks // whose task at an A2A agent is whose
+	agents     []contracts.AgentExposure // that it exposes
+	agentTasks *a2a.Tasks                // whose task at an A2A agent is whose
 	api        *api.Server
 	mu         sync.Mutex // guards home after New
 }

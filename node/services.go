@@ -121,10 +121,9 @@ func (n *Node) reload() error {
 	if err := n.reloadTools(c.Tools); err != nil {
 		return err
 	}
+	n.reloadAgents(agents, c.Agents)
 	n.gateway.SetRegion(c.Region)
 	n.gateway.Set(gateway.Model, models)
-	n.gateway.Set(gateway.Agent, agents)
-	go n.warm("an A2A agent", agents)
 	trust := make([]identity.DID, len(c.PromptsTo))
 	for i, d := range c.PromptsTo {
 		trust[i] = identity.DID(d)
@@ -155,6 +154,20 @@ func (n *Node) reloadTools(servers []contracts.ToolExposure) error {
 	}
 	go n.warm("an MCP server", tools)
 	return nil
+}
+
+// reloadAgents replaces the A2A agents if they are others now: what their cards said is
+// known still.
+func (n *Node) reloadAgents(d *a2a.Driver, agents []contracts.AgentExposure) {
+	n.mu.Lock()
+	same := n.agents != nil && slices.EqualFunc(agents, n.agents, func(a, b contracts.AgentExposure) bool { return reflect.DeepEqual(a, b) })
+	n.agents = append([]contracts.AgentExposure{}, agents...) // not nil: they were set
+	n.mu.Unlock()
+	if same {
+		return
+	}
+	n.gateway.Set(gateway.Agent, d)
+	go n.warm("an A2A agent", d)
 }
 
 // warm asks what services offer once, so that the node can say it.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/a2aproject/a2a-go/v2/a2a"
 	"github.com/a2aproject/a2a-go/v2/a2acompat/a2av0"
@@ -23,6 +24,7 @@ type Agent struct {
 	Key string // that it wants as bearer token, if any
 
 	mux  *http.ServeMux
+	open atomic.Int64
 	mu   sync.Mutex
 	seen []*http.Request // without bodies
 }
@@ -60,6 +62,8 @@ func AgentCard(base string) string {
 
 // ServeHTTP answers a request to the agent.
 func (a *Agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a.open.Add(1)
+	defer a.open.Add(-1)
 	a.mu.Lock()
 	a.seen = append(a.seen, r.Clone(context.Background()))
 	a.mu.Unlock()
@@ -76,6 +80,9 @@ func (a *Agent) Seen() []*http.Request {
 	defer a.mu.Unlock()
 	return append([]*http.Request(nil), a.seen...)
 }
+
+// Open gives how many requests are not over yet.
+func (a *Agent) Open() int64 { return a.open.Load() }
 
 // Execute answers a message.
 func (a *Agent) Execute(ctx context.Context, c *a2asrv.ExecutorContext) iter.Seq2[a2a.Event, error] {
