@@ -24,7 +24,7 @@ const module = "github.com/talosprotocol/talos/"
 // is a new line here, and that line is its design review.
 var floors = map[string]int{
 	"contracts": 0, "contracts/jcs": -1, "contracts/internal/gen": 0,
-	"identity": 1, "ratchet": 1, "anchor": 1, "testnet/fake": 1, "node/gateway/rawjson": 1,
+	"identity": 1, "ratchet": 1, "anchor": 1, "testnet/fake": 1, "testnet/fake/agent": 1, "node/gateway/rawjson": 1,
 	"identity/capability": 2, "identity/keystore": 2, "ratchet/handshake": 2, "ratchet/ratchettest": 2,
 	"anchor/auditlog": 2, "anchor/witness": 2, "gossip": 2, "node/p2p": 2,
 	"node/directory": 3, "anchor/anchortest": 3, "node/gate": 3, "node/authority": 4,
@@ -38,7 +38,7 @@ var floors = map[string]int{
 var rooms = map[string]*regexp.Regexp{
 	"github.com/dgraph-io/badger": regexp.MustCompile(`^node/store$`),
 	"github.com/libp2p/":          regexp.MustCompile(`^(gossip|node|node/(p2p|directory|session|evidence|authority|call|gateway)|testnet)$`),
-	"net/http":                    regexp.MustCompile(`^(node/api|node/gateway/(outbound|llm|mcp|a2a)|testnet|testnet/fake|cmd/talos)$`),
+	"net/http":                    regexp.MustCompile(`^(node/api|node/gateway/(outbound|llm|mcp|a2a)|testnet|testnet/fake(/agent)?|cmd/talos)$`),
 	"github.com/spf13/cobra":      regexp.MustCompile(`^cmd/talos$`),
 }
 

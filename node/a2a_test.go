@@ -22,7 +22,7 @@ import (
 	"github.com/talosprotocol/talos/node"
 	"github.com/talosprotocol/talos/node/api"
 	"github.com/talosprotocol/talos/node/authority"
-	"github.com/talosprotocol/talos/testnet/fake"
+	"github.com/talosprotocol/talos/testnet/fake/agent"
 )
 
 // a2aClient is the official SDK's client at a program's loopback address.
@@ -47,12 +47,12 @@ func say(text string) *a2a.SendMessageRequest {
 func TestA2AAcrossNodes(t *testing.T) {
 	boot, anchors, _ := mesh(t, 1, 0)
 	o := node.InitOptions{Bootstrap: addrs(boot), Anchors: []string{string(anchors[0].DID())}, Interval: 1, Strangers: "ask"}
-	agent := fake.NewAgent()
-	agent.Key = "agent-secret"
-	up := httptest.NewServer(agent)
+	echo := agent.New()
+	echo.Key = "agent-secret"
+	up := httptest.NewServer(echo)
 	t.Cleanup(up.Close)
 	gh, ah, bh := initHome(t, o), initHome(t, o), initHome(t, o)
-	if err := gh.SetSecret("echo", []byte(agent.Key)); err != nil {
+	if err := gh.SetSecret("echo", []byte(echo.Key)); err != nil {
 		t.Fatal(err)
 	}
 	yes := true
@@ -80,11 +80,11 @@ func TestA2AAcrossNodes(t *testing.T) {
 	if len(card.SupportedInterfaces) != 2 || card.SupportedInterfaces[0].URL != endpoint || len(card.Signatures)+len(card.SecuritySchemes) != 0 || card.Capabilities.PushNotifications || !card.Capabilities.Streaming {
 		t.Errorf("the card says %+v", card)
 	}
-	if raw := get(t, p, "/a2a/agents/"+string(g.DID())+"/echo/card.raw"); raw != fake.AgentCard(up.URL) {
+	if raw := get(t, p, "/a2a/agents/"+string(g.DID())+"/echo/card.raw"); raw != agent.Card(up.URL) {
 		t.Errorf("the card of the agent: %s", raw)
 	}
 	id := useAgent(t, c)
-	givenUp(t, c, agent)
+	givenUp(t, c, echo)
 	theirs, _, err := a2aClient(t, programOf(t, bh), g)
 	if err != nil {
 		t.Fatal(err)
@@ -184,20 +184,20 @@ func followed(t *testing.T, c *a2aclient.Client) {
 }
 
 // givenUp is a stream whose reader goes away: over there it ends too.
-func givenUp(t *testing.T, c *a2aclient.Client, agent *fake.Agent) {
+func givenUp(t *testing.T, c *a2aclient.Client, echo *agent.Agent) {
 	t.Helper()
-	wait(t, "end of what went before", func() bool { return agent.Open() == 0 })
+	wait(t, "end of what went before", func() bool { return echo.Open() == 0 })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for e, err := range c.SendStreamingMessage(ctx, say("wait")) {
-		if err != nil || agent.Open() != 1 {
-			t.Fatalf("a stream: %+v, %v, %d open", e, err, agent.Open())
+		if err != nil || echo.Open() != 1 {
+			t.Fatalf("a stream: %+v, %v, %d open", e, err, echo.Open())
 		}
 		break
 	}
 	began := time.Now()
 	cancel()
-	wait(t, "end of the agent's request", func() bool { return agent.Open() == 0 })
+	wait(t, "end of the agent's request", func() bool { return echo.Open() == 0 })
 	t.Logf("the agent's request ended %s after its caller had gone", time.Since(began).Round(time.Millisecond))
 }
 

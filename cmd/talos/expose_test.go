@@ -13,6 +13,7 @@ import (
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/talosprotocol/talos/testnet/fake"
+	"github.com/talosprotocol/talos/testnet/fake/agent"
 )
 
 // TestMain is also the MCP server that is exposed.
@@ -64,9 +65,9 @@ func TestGatewayCommands(t *testing.T) {
 	if out := ok(t, "expose", "llm", "--home", a, "gpt-4o", "--url", upstream.URL+"/v1", "--key", "openai", "--price-in", "2500000"); !strings.Contains(out, "in force\n") {
 		t.Errorf("expose: %s", out)
 	}
-	agent := httptest.NewServer(fake.NewAgent())
-	defer agent.Close()
-	exposeAgent(t, a, b, didB, agent.URL) // before b has a list of what a offers, which it keeps for a while
+	echo := httptest.NewServer(agent.New())
+	defer echo.Close()
+	exposeAgent(t, a, b, didB, echo.URL) // before b has a list of what a offers, which it keeps for a while
 	ok(t, "cap", "grant", "--home", a, didB, "--scope", "model:gpt-4o", "--budget", "tokens=100000")
 	if out, code := with(t, nil, "ask", "--home", b, "gpt-4o", "hello"); code == 0 || !strings.Contains(out, "talos find model") {
 		t.Errorf("nobody is trusted: %s", out)

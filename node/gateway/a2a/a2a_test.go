@@ -18,14 +18,14 @@ import (
 	"github.com/talosprotocol/talos/node/call"
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/gateway/a2a"
-	"github.com/talosprotocol/talos/testnet/fake"
+	"github.com/talosprotocol/talos/testnet/fake/agent"
 )
 
 // Every operation of both versions of A2A at an agent of the official SDK; the scope has
 // the name of 1.0. GW-20.
 func TestOperations(t *testing.T) {
-	agent := fake.NewAgent()
-	w := newWorld(t, a2a.Limits{}, serve(t, agent))
+	echo := agent.New()
+	w := newWorld(t, a2a.Limits{}, serve(t, echo))
 	id, _ := w.task(alice, "task one")
 	older := `{"message":{"kind":"message","messageId":"m","role":"user","parts":[{"kind":"text","text":"hello"}]}}`
 	for _, c := range []struct{ method, params, want, decided string }{
@@ -50,7 +50,7 @@ func TestOperations(t *testing.T) {
 			t.Errorf("%s is decided as %s", c.method, got)
 		}
 	}
-	for _, r := range agent.Seen() {
+	for _, r := range echo.Seen() {
 		if r.Method == http.MethodPost && r.URL.Path != "/rpc" && r.URL.Path != "/rpc/0.3" {
 			t.Errorf("asked at %s", r.URL)
 		}
@@ -91,10 +91,10 @@ func TestBytesPass(t *testing.T) {
 
 // The card passes byte for byte, its skills are what the agent offers. GW-24.
 func TestCard(t *testing.T) {
-	e := serve(t, fake.NewAgent())
+	e := serve(t, agent.New())
 	w := newWorld(t, a2a.Limits{}, e)
 	got, err := w.raw(t.Context(), alice, a2a.Card, "")
-	if err != nil || got != fake.AgentCard(e.URL) {
+	if err != nil || got != agent.Card(e.URL) {
 		t.Errorf("%v\n%s", err, got)
 	}
 	if s := w.d.Services(); len(s) != 1 || s[0].About != "says it back" || len(s[0].Operations) != 1 || s[0].Operations[0].Name != "say-back" || s[0].Validate() != nil {
@@ -119,7 +119,7 @@ func TestCard(t *testing.T) {
 // One caller's tasks and contexts are not there for another, and ids that nobody knows are
 // the same as those. GW-21.
 func TestCallersApart(t *testing.T) {
-	w := newWorld(t, a2a.Limits{}, serve(t, fake.NewAgent()))
+	w := newWorld(t, a2a.Limits{}, serve(t, agent.New()))
 	hers, context := w.task(alice, "task hers")
 	his, _ := w.task(bob, "task his")
 	for _, id := range []string{hers, "unknown"} {
@@ -201,8 +201,8 @@ func TestStreamAndCancel(t *testing.T) {
 
 // Requests that are refused before an agent sees them. GW-20, GW-22.
 func TestBadRequests(t *testing.T) {
-	agent := fake.NewAgent()
-	w := newWorld(t, a2a.Limits{}, serve(t, agent))
+	echo := agent.New()
+	w := newWorld(t, a2a.Limits{}, serve(t, echo))
 	msg := `{"message":{"messageId":"m","parts":[]%s}%s}`
 	for name, c := range map[string]struct {
 		method, body string
@@ -240,7 +240,7 @@ func TestBadRequests(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, r := range agent.Seen() {
+	for _, r := range echo.Seen() {
 		if r.Method == http.MethodPost {
 			t.Errorf("the agent was asked: %v", r)
 		}
@@ -294,9 +294,9 @@ func TestBadAgents(t *testing.T) {
 
 // Where requests and the key go. GW-3, GW-15, GW-23.
 func TestWhereRequestsGo(t *testing.T) {
-	other := fake.NewAgent()
+	other := agent.New()
 	elsewhere := serve(t, other)
-	lured := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, fake.AgentCard(elsewhere.URL)) }))
+	lured := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, agent.Card(elsewhere.URL)) }))
 	lured.Key = "known"
 	moved := serve(t, http.RedirectHandler(elsewhere.URL+"/.well-known/agent-card.json", http.StatusFound))
 	keyless := serve(t, other)
@@ -329,7 +329,7 @@ func TestWhereRequestsGo(t *testing.T) {
 // nor does asking about tasks.
 func TestBudget(t *testing.T) {
 	price := int64(40)
-	e := serve(t, fake.NewAgent())
+	e := serve(t, agent.New())
 	e.PriceCall = &price
 	w := newWorld(t, a2a.Limits{}, e)
 	w.who.payers = []gate.Payer{{Account: "a", Unit: gate.Micro, Max: 100, Mode: gate.Hard}}

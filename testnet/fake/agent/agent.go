@@ -1,4 +1,6 @@
-package fake
+// Package agent has an A2A agent of the official SDK, for tests. It is apart from package
+// fake, which is part of the program: the SDK is not.
+package agent
 
 import (
 	"context"
@@ -29,8 +31,8 @@ type Agent struct {
 	seen []*http.Request // without bodies
 }
 
-// NewAgent makes an agent.
-func NewAgent() *Agent {
+// New makes an agent.
+func New() *Agent {
 	a := &Agent{mux: http.NewServeMux()}
 	h := a2asrv.NewHandler(a, a2asrv.WithLogger(slog.New(slog.DiscardHandler)), a2asrv.WithTaskStore(taskstore.NewInMemory(&taskstore.InMemoryStoreConfig{
 		Authenticator: func(context.Context) (string, error) { return "everybody", nil },
@@ -39,14 +41,14 @@ func NewAgent() *Agent {
 	a.mux.Handle("POST /rpc/0.3", a2av0.NewJSONRPCHandler(h))
 	a.mux.HandleFunc("GET /.well-known/agent-card.json", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = fmt.Fprint(w, AgentCard("http://"+r.Host)) // the client may be gone
+		_, _ = fmt.Fprint(w, Card("http://"+r.Host)) // the client may be gone
 	})
 	return a
 }
 
-// AgentCard is the agent's card at an address. It has what an SDK that reads and writes it
+// Card is the agent's card at an address. It has what an SDK that reads and writes it
 // again does not keep: a false that is the default, and a member that nobody knows.
-func AgentCard(base string) string {
+func Card(base string) string {
 	at := func(path string) string {
 		b, _ := json.Marshal(base + path) // a text: cannot fail
 		return string(b)
