@@ -226,11 +226,22 @@ func (l *local) Find(ctx context.Context, kind, name string) ([]api.Service, err
 	default:
 		return nil, contracts.Errorf(contracts.Malformed, "kind is model, tool or agent")
 	}
+	return services(l.n.router.Find(ctx, kind, name)), nil
+}
+
+func (l *local) Known(ctx context.Context, kind string) ([]api.Service, error) {
+	if l.n.router == nil {
+		return nil, contracts.Errorf(contracts.Unavailable, "this node has neither the role agent nor gateway")
+	}
+	return services(l.n.router.Known(ctx, kind)), nil
+}
+
+func services(found []gateway.Found) []api.Service {
 	out := []api.Service{}
-	for _, f := range l.n.router.Find(ctx, kind, name) {
+	for _, f := range found {
 		out = append(out, service(&f.Service, f.Gateway, f.Region, f.Trusted))
 	}
-	return out, nil
+	return out
 }
 
 func service(e *contracts.ServiceEntry, of identity.DID, region string, trusted bool) api.Service {

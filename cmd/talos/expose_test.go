@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -99,6 +100,22 @@ func TestGatewayCommands(t *testing.T) {
 	ok(t, "expose", "mcp", "--home", a, "notes", "--read", "echo", "--", self, "serve-notes")
 	ok(t, "cap", "grant", "--home", a, didB, "--scope", "tool:notes")
 	useNotes(t, b, didA)
+	// What is piped in is answered, and the end of the input ends the program.
+	wait(t, "the tool among all", func() bool {
+		out, code := with(t, strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"notes__echo","arguments":{"text":"hi"}}}`+"\n"), "mcp", "connect", "--home", b)
+		return code == 0 && strings.Contains(out, `"text":"hi"`)
+	})
+	// A model that is exposed now is there in a moment, although the gateway was asked before.
+	began := time.Now()
+	ok(t, "expose", "llm", "--home", a, "later", "--url", upstream.URL+"/v1", "--key", "openai", "--upstream-model", "x")
+	ok(t, "cap", "grant", "--home", a, didB, "--scope", "model:later")
+	wait(t, "the later model", func() bool {
+		out, code := with(t, nil, "ask", "--home", b, "later", "hello")
+		return code == 0 && out == "echo: hello\n"
+	})
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it was there after %s: when the list was a minute old", took)
+	}
 	if out := ok(t, "expose", "tools", "--home", a, "notes"); !strings.Contains(out, "add_note") || !strings.Contains(out, "write") || strings.Contains(out, "yes") {
 		t.Errorf("tools: %s", out)
 	}

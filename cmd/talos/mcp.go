@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -74,8 +75,7 @@ const maxLine = 4 << 20
 
 func (b *bridge) run(ctx context.Context, in io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer b.work.Wait()
-	defer cancel()
+	defer b.end(cancel)
 	lines := bufio.NewScanner(in)
 	lines.Buffer(make([]byte, 64<<10), maxLine)
 	for lines.Scan() {
@@ -84,6 +84,18 @@ func (b *bridge) run(ctx context.Context, in io.Reader) error {
 		}
 	}
 	return lines.Err()
+}
+
+// endWithin is how long requests that run may go on when the input has ended.
+const endWithin = 10 * time.Second
+
+// end lets the requests that run come to their end, for a while: what was piped in is
+// answered, and a client that is gone keeps nothing alive.
+func (b *bridge) end(cancel context.CancelFunc) {
+	t := time.AfterFunc(endWithin, cancel)
+	defer t.Stop()
+	b.work.Wait()
+	cancel()
 }
 
 // take begins a request, or ends one that nobody wants any more.

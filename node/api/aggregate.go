@@ -82,7 +82,7 @@ func legacyVersion(b []byte) string {
 // prefixes gives what the tools of each server are called with: the server's name, and
 // the end of its gateway's DID where two have the same.
 func (s *Server) prefixes(ctx context.Context) (map[string]Service, error) {
-	all, err := s.node.Find(ctx, "tool", "")
+	all, err := s.node.Known(ctx, "tool")
 	if err != nil {
 		return nil, err
 	}

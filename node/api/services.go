@@ -22,6 +22,8 @@ type Services interface {
 	Use(ctx context.Context, u *Use) (*Answer, error)
 	// Find looks services up by kind and name, or kind alone.
 	Find(ctx context.Context, kind, name string) ([]Service, error)
+	// Known gives the services of a kind that can be used without naming their gateway.
+	Known(ctx context.Context, kind string) ([]Service, error)
 	// SetSecret keeps a secret for upstreams in the keystore; nil deletes it.
 	SetSecret(ctx context.Context, name string, value []byte) error
 	// ExposedTools gives the tools of an MCP server that this node exposes, as they are now.
@@ -286,7 +288,7 @@ func anthropicFailure(w http.ResponseWriter, err error) {
 
 // models lists the models that this node's programs can use, as OpenAI's API does.
 func (s *Server) models(w http.ResponseWriter, r *http.Request) error {
-	all, err := s.node.Find(r.Context(), "model", "")
+	all, err := s.node.Known(r.Context(), "model")
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 const (
 	askWithin    = 5 * time.Second
 	listKept     = time.Minute
+	listMoment   = time.Second // within which nobody asks twice for what is not there
 	failedKept   = 5 * time.Second
 	maxProviders = 20
 	provideEvery = 10 * time.Minute
@@ -39,20 +40,16 @@ func (r *Router) candidates(ctx context.Context, t *Target) ([]candidate, error)
 		}
 		return []candidate{{key: serviceKey{t.DID, t.Kind, t.Name}}}, nil
 	}
-	found, silent := r.among(ctx, r.known(t.Kind), func(s *contracts.ServiceEntry) bool { return s.Kind == t.Kind })
-	var all []candidate
-	var names []string
-	for _, f := range found {
-		names = append(names, f.Service.Name)
-		if f.Service.Name == t.Name {
-			all = append(all, candidate{serviceKey{f.Gateway, t.Kind, t.Name}, f.Region})
-		}
+	known := r.known(t.Kind)
+	all, names, silent := r.offering(ctx, known, t)
+	if len(all) == 0 && r.forget(known) { // perhaps it is offered since a moment
+		all, names, silent = r.offering(ctx, known, t)
 	}
 	if len(all) == 0 && silent != nil {
 		return nil, call.NotBegun(contracts.Errorf(contracts.Unavailable, "no gateway that answers offers the %s %.64q, and one does not answer: %w", t.Kind, t.Name, silent))
 	}
 	if len(all) == 0 {
-		if len(found) == 0 {
+		if len(names) == 0 {
 			return nil, contracts.Errorf(contracts.UnknownTool, "no gateway that is known here offers any %s; talos find %s shows who does, talos trust add says whom to use", t.Kind, t.Kind)
 		}
 		return nil, contracts.Errorf(contracts.UnknownTool, "no gateway that is known here offers the %s %.64q%s", t.Kind, t.Name, Nearest(t.Name, names))
@@ -61,6 +58,33 @@ func (r *Router) candidates(ctx context.Context, t *Target) ([]candidate, error)
 	region := r.region
 	r.mu.Unlock()
 	return r.health.order(all, region), nil
+}
+
+// offering gives those of some gateways that offer a service, what services of the kind
+// they offer, and why one has not answered.
+func (r *Router) offering(ctx context.Context, known []identity.DID, t *Target) (all []candidate, names []string, silent error) {
+	found, silent := r.among(ctx, known, func(s *contracts.ServiceEntry) bool { return s.Kind == t.Kind })
+	for _, f := range found {
+		names = append(names, f.Service.Name)
+		if f.Service.Name == t.Name {
+			all = append(all, candidate{serviceKey{f.Gateway, t.Kind, t.Name}, f.Region})
+		}
+	}
+	return all, names, silent
+}
+
+// forget has gateways asked again whose lists are not of this moment; false if there are
+// none. What they said holds if they do not answer.
+func (r *Router) forget(dids []identity.DID) (any bool) {
+	now := r.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range dids {
+		if l := r.lists[d]; l != nil && l.over() && now.Sub(l.at) >= listMoment && d != r.Dir.Self().DID {
+			l.at, any = time.Time{}, true
+		}
+	}
+	return any
 }
 
 // known gives the gateways that may be asked without naming them: those that the owner
@@ -147,12 +171,20 @@ type listed struct {
 	before *listed // what was known then
 }
 
-// stale reports whether a new question is due.
-func (l *listed) stale(now time.Time) bool {
+// over reports whether the answer is there.
+func (l *listed) over() bool {
 	select {
 	case <-l.ready:
+		return true
 	default:
-		return false // it is under way
+		return false
+	}
+}
+
+// stale reports whether a new question is due.
+func (l *listed) stale(now time.Time) bool {
+	if !l.over() {
+		return false
 	}
 	if l.err != nil {
 		return now.Sub(l.at) >= failedKept
@@ -203,11 +235,20 @@ func (r *Router) ask(ctx context.Context, did identity.DID) (*contracts.ServiceL
 func (r *Router) Find(ctx context.Context, kind, name string) []Found {
 	dids := append(r.known(kind), r.providers(ctx, kind, name)...)
 	slices.Sort(dids)
+	r.forget(dids) // whoever looks wants to know what there is now
 	found, _ := r.among(ctx, slices.Compact(dids), func(s *contracts.ServiceEntry) bool {
 		return s.Kind == kind && (name == "" || strings.EqualFold(s.Name, name) ||
 			slices.ContainsFunc(s.Operations, func(o contracts.ServiceOperation) bool { return strings.EqualFold(o.Name, name) }))
 	})
 	return found // a gateway that does not answer is not found
+}
+
+// Known gives the services of a kind that calls may go to without naming their gateway.
+func (r *Router) Known(ctx context.Context, kind string) []Found {
+	dids := r.known(kind)
+	r.forget(dids)
+	found, _ := r.among(ctx, dids, func(s *contracts.ServiceEntry) bool { return s.Kind == kind })
+	return found
 }
 
 // providers gives the DIDs of the peers that the DHT names for a topic; every gateway is
