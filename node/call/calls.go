@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -13,6 +14,9 @@ import (
 	"github.com/talosprotocol/talos/node/directory"
 	"github.com/talosprotocol/talos/node/p2p"
 )
+
+// maxAnswered is how many peers that have answered are remembered.
+const maxAnswered = 4096
 
 const (
 	callName, callVersion = "call", "1.0.0"
@@ -73,10 +77,12 @@ type Calls struct {
 	draining bool
 	peers    map[peer.ID]int // calls being served
 	running  int
-	idle     chan struct{} // closed when draining and nothing runs
+	held     int           // those that run, and those whose callers have not taken all of the answer
+	idle     chan struct{} // closed when draining and none is held
 
-	// answered has the peers that have answered a call: they know who calls.
-	answered map[peer.ID]bool
+	// answered has for a peer the connection on which it has answered a call: there it
+	// knows who calls.
+	answered map[peer.ID]string
 }
 
 // New makes the calls of h. Nothing is served before Serve.
@@ -84,7 +90,7 @@ func New(h *p2p.Host, dir *directory.Directory, log *slog.Logger, lim Limits) *C
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Calls{
 		h: h, dir: dir, log: log, lim: lim.orDefaults(), ctx: ctx, cancel: cancel,
-		peers: map[peer.ID]int{}, idle: make(chan struct{}), answered: map[peer.ID]bool{},
+		peers: map[peer.ID]int{}, idle: make(chan struct{}), answered: map[peer.ID]string{},
 	}
 }
 
@@ -109,10 +115,12 @@ func (c *Calls) enter(id peer.ID) (Handler, error) {
 		return nil, NotBegun(contracts.Errorf(contracts.RateLimited, "%d of your calls run; wait for one of them", c.lim.PerPeer))
 	}
 	c.running++
+	c.held++
 	c.peers[id]++
 	return c.handler, nil
 }
 
+// leave makes room for another call of a peer.
 func (c *Calls) leave(id peer.ID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -120,36 +128,53 @@ func (c *Calls) leave(id peer.ID) {
 	if c.peers[id]--; c.peers[id] == 0 {
 		delete(c.peers, id)
 	}
-	if c.draining && c.running == 0 {
+}
+
+// part counts a call out: its caller needs this node no more.
+func (c *Calls) part() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held--; c.draining && c.held == 0 {
 		close(c.idle)
 	}
 }
 
-// known reports whether a peer has answered the last call.
-func (c *Calls) known(id peer.ID) bool {
+// known reports whether the last call on a connection was answered.
+func (c *Calls) known(conn network.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.answered[id]
+	return c.answered[conn.RemotePeer()] == conn.ID()
 }
 
-// note remembers whether a peer has answered a call, be it with an error.
-func (c *Calls) note(id peer.ID, answered bool) {
+// note remembers how a call on a connection has ended. A peer that has run it knows who
+// calls; one that has refused it may not.
+func (c *Calls) note(conn network.Conn, err error) {
+	var said answer
+	id := conn.RemotePeer()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if answered {
-		c.answered[id] = true
-	} else {
+	switch {
+	case err == nil, errors.As(err, &said) && MayHaveBegun(err):
+		if _, there := c.answered[id]; !there && len(c.answered) >= maxAnswered {
+			for other := range c.answered { // any; it costs a call to it some patience
+				delete(c.answered, other)
+				break
+			}
+		}
+		c.answered[id] = conn.ID()
+	case said.error == nil:
 		delete(c.answered, id)
 	}
 }
 
 // Drain refuses new calls, so that their callers may go elsewhere at once, and waits for
-// those that run. It fails when ctx ends before them.
+// those that run, until their callers have the answers. It fails when ctx ends before
+// that.
 func (c *Calls) Drain(ctx context.Context) error {
 	c.mu.Lock()
 	if !c.draining {
 		c.draining = true
-		if c.running == 0 {
+		if c.held == 0 {
 			close(c.idle)
 		}
 	}

@@ -23,7 +23,7 @@ import (
 // Request is a call to make.
 type Request struct {
 	Header           // ID and Remaining are set by Do, Length too if Body is of package bytes or strings
-	Body   io.Reader // streamed; nil for none. An io.Seeker may be sent again from where it stands. Do does not close it
+	Body   io.Reader // streamed; nil for none. An io.Seeker may be sent again from where it stands. Do does not close it, and a read of it that is under way when the call ends goes on
 	Tries  int       // at most; 0: as the limits say
 }
 
@@ -94,6 +94,7 @@ func (c *Calls) try(ctx context.Context, to identity.DID, req *Request, src *sou
 	if err != nil {
 		return nil, NotBegun(ended(ctx, err))
 	}
+	h.Remaining = 0
 	if by, ok := ctx.Deadline(); ok {
 		h.Remaining = max(time.Until(by), time.Millisecond)
 	}
@@ -106,11 +107,11 @@ func (c *Calls) try(ctx context.Context, to identity.DID, req *Request, src *sou
 	l := &link{Stream: s}
 	b := &body{ctx: ctx, l: l, r: newReader(l), release: release, sent: make(chan struct{}), source: make(chan error, 1)}
 	b.stop = context.AfterFunc(ctx, func() { _ = s.Reset() })
-	b.r.wait = c.patience(l, req.Read, c.known(id))
+	b.r.wait = c.patience(l, req.Read, c.known(s.Conn()))
 	b.send(newWriter(l, kindBody, &c.lim, func(error) {}), head, h.Length, src)
 	resp := &Response{ID: h.ID, Body: b, body: b}
 	err = b.r.response(&resp.Header)
-	c.note(id, err == nil || coded(err))
+	c.note(s.Conn(), err)
 	if err != nil {
 		err = b.end(nil, err)
 		if src.seek != nil {
@@ -180,7 +181,8 @@ func (b *body) send(w *writer, head []byte, length int64, src *source) {
 		err := w.flush() // the source may let us wait
 		w.keepAlive()
 		if err == nil {
-			_, err = w.readFrom(src.r)
+			_, reading, writing := w.readFrom(src.r)
+			err = errors.Join(reading, writing) // one of them at most
 		}
 		if err == nil {
 			err = w.stated(length)
@@ -223,7 +225,7 @@ func newSource(req *Request) (*source, error) {
 		}
 	}
 	if req.Length < 0 {
-		return nil, contracts.Errorf(contracts.Malformed, "a body of %d bytes; 0 says that the length is not known", req.Length)
+		return nil, NotBegun(contracts.Errorf(contracts.Malformed, "a body of %d bytes; 0 says that the length is not known", req.Length))
 	}
 	return s, nil
 }

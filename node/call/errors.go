@@ -14,6 +14,11 @@ type notBegun struct{ error }
 
 func (e notBegun) Unwrap() error { return e.error }
 
+// answer marks an error that the executor has sent.
+type answer struct{ error }
+
+func (e answer) Unwrap() error { return e.error }
+
 // NotBegun marks err: nothing of the call was done. A handler returns it only if no byte
 // of the request has had an effect, here or further on; the caller may then try again
 // whatever the call is, if the code is retryable. nil stays nil.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"github.com/talosprotocol/talos/contracts"
 )
 
 // probeEvery is how often the other side is written to while its frame waits for the
@@ -27,6 +29,7 @@ type inlet struct {
 	end   chan struct{} // closed when no part comes any more; err says why
 	err   error         // io.EOF: the body is complete
 	mine  bool          // the handler has the reader
+	done  chan struct{} // closed when the handler has returned: see settle
 	over  chan struct{} // closed when watch has returned
 	probe *time.Ticker
 }
@@ -35,13 +38,14 @@ func newInlet(ctx context.Context, abort context.CancelCauseFunc, r *reader, pin
 	return &inlet{
 		r: r, ctx: ctx, abort: abort, ping: ping, rest: rest,
 		part: make(chan struct{}), read: make(chan error), end: make(chan struct{}), over: make(chan struct{}),
+		done: make(chan struct{}),
 	}
 }
 
 // watch runs until the stream ends or the call does.
 func (b *inlet) watch() {
 	defer close(b.over)
-	err := b.parts()
+	skipped, err := b.parts()
 	if !errors.Is(err, io.EOF) {
 		err = gone(err)
 		b.err = err
@@ -50,26 +54,40 @@ func (b *inlet) watch() {
 		return
 	}
 	b.err = io.EOF
+	if skipped > 0 {
+		b.err = errUnread // whoever still reads has not seen all of it
+	}
 	b.r.wait = nil
 	b.rest()
 	close(b.end)
 	b.abort(gone(b.r.afterEnd()))
 }
 
-// parts hands the body over; io.EOF says that all was.
-func (b *inlet) parts() error {
+var errUnread error = contracts.Errorf(contracts.Unavailable, "the call is over, and its body was not read")
+
+// parts hands the body over, or skips the little that the handler has left of it; io.EOF
+// says that all was.
+func (b *inlet) parts() (skipped int, err error) {
 	for {
 		if err := b.r.requestBody(); err != nil {
-			return err
+			return skipped, err
 		}
-		if err := b.hand(); err != nil {
-			return err
+		left, err := b.hand()
+		if err != nil {
+			return skipped, err
+		}
+		if skipped += left; skipped > maxFrame {
+			return skipped, errUnread
+		}
+		if err := b.r.skip(); err != nil {
+			return skipped, err
 		}
 	}
 }
 
-// hand lets the handler read a part.
-func (b *inlet) hand() error {
+// hand lets the handler read a part, and gives what is left of it: all of it if the
+// handler has returned without having begun to.
+func (b *inlet) hand() (left int, err error) {
 	if b.probe == nil {
 		b.probe = time.NewTicker(probeEvery)
 	} else {
@@ -82,13 +100,26 @@ func (b *inlet) hand() error {
 		case part <- struct{}{}:
 			part = nil // the handler has the reader now
 		case err := <-b.read:
-			return err
+			return 0, err
+		case <-b.done:
+			if part == nil { // it may be reading still
+				return 0, errUnread
+			}
+			return b.r.left, nil
 		case <-b.probe.C:
 			b.ping()
 		case <-b.ctx.Done():
-			return context.Cause(b.ctx)
+			return 0, context.Cause(b.ctx)
 		}
 	}
+}
+
+// settle lets the caller take the answer, whose end has been written: it waits until the
+// caller ends its side, which it does when it has all of it, or breaks off. The handler
+// has returned.
+func (b *inlet) settle() {
+	close(b.done)
+	<-b.over
 }
 
 // Read gives what has arrived of the body, and waits if that is nothing.

@@ -8,13 +8,13 @@ import (
 )
 
 // link is a stream whose reads and writes wait for a bounded time, and no longer at all
-// after hurry. Deadlines are renewed when an eighth of them has passed: to set one for
+// after hurry, but for last words. Deadlines are renewed when an eighth of them has passed: to set one for
 // each frame would cost more than the frame.
 type link struct {
 	network.Stream
 
 	mu              sync.Mutex
-	hurried         bool
+	hurried         bool // nobody sets another deadline
 	readBy, writeBy time.Time
 }
 
@@ -50,9 +50,17 @@ func renew(by time.Time, d time.Duration) (time.Time, bool) {
 func (l *link) hurry() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.hurried = true
-	_ = l.SetDeadline(time.Unix(1, 0))
+	if !l.hurried {
+		l.hurried = true
+		_ = l.SetDeadline(time.Unix(1, 0))
+	}
 }
 
-// lastWords lets the end of an answer be written within d, after hurry too.
-func (l *link) lastWords(d time.Duration) { _ = l.SetWriteDeadline(time.Now().Add(d)) }
+// lastWords lets the end of an answer be written and taken within d, whether hurry was
+// called before or is called later.
+func (l *link) lastWords(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hurried = true
+	_ = l.SetDeadline(time.Now().Add(d))
+}

@@ -48,24 +48,40 @@ func limitOf(kind byte) int {
 // reader takes the frames of one direction apart. Bodies are not buffered: their bytes
 // are read from the stream when somebody asks for them.
 type reader struct {
-	r    *bufio.Reader
-	wait func() // before a read that may wait; nil: nothing to do
-	left int    // bytes of the body's frame at hand
-	sum  int64  // of the body's frames so far
-	want int64  // bytes of the whole body; 0: not stated
+	r     *bufio.Reader
+	src   io.Reader
+	wait  func() // before the first read of src for a frame or a part of the body; nil: nothing to do
+	fresh bool   // wait was not called for it yet
+	left  int    // bytes of the body's frame at hand
+	sum   int64  // of the body's frames so far
+	want  int64  // bytes of the whole body; 0: not stated
 }
 
 const readBuffer = 4 << 10
 
-func newReader(r io.Reader) *reader { return &reader{r: bufio.NewReaderSize(r, readBuffer)} }
+func newReader(src io.Reader) *reader {
+	r := &reader{src: src}
+	r.r = bufio.NewReaderSize((*awaited)(r), readBuffer)
+	return r
+}
+
+// awaited is the source of a reader. The time to wait begins when the source is read,
+// not with the frame: its first bytes may have lain in the buffer for long.
+type awaited reader
+
+func (a *awaited) Read(p []byte) (int, error) {
+	if a.fresh && a.wait != nil {
+		a.wait()
+	}
+	a.fresh = false
+	return a.src.Read(p)
+}
 
 // next reads up to the payload of the next frame that means something and gives its
 // size. It fails with io.EOF if the other side ended between two frames.
 func (r *reader) next() (kind byte, n int, err error) {
 	for {
-		if r.wait != nil && r.r.Buffered() == 0 {
-			r.wait()
-		}
+		r.fresh = true
 		if n, err = r.length(); err != nil {
 			return 0, 0, err
 		}
@@ -158,11 +174,16 @@ func (r *reader) complete() error {
 	return nil
 }
 
+// skip gives up what is left of the body's frame at hand.
+func (r *reader) skip() error {
+	_, err := r.r.Discard(r.left)
+	r.left = 0
+	return unexpected(err)
+}
+
 // part reads some of the body's frame at hand.
 func (r *reader) part(p []byte) (int, error) {
-	if r.wait != nil && r.r.Buffered() == 0 {
-		r.wait()
-	}
+	r.fresh = true
 	n, err := r.r.Read(p[:min(len(p), r.left)])
 	r.left -= n
 	if n > 0 {
@@ -291,7 +312,7 @@ func (r *reader) failure(n int) error {
 	if err := r.ended(); err != nil {
 		return err
 	}
-	err = contracts.Errorf(f.Code, "the peer says: %s", orElse(f.Message, "no more than this code"))
+	err = answer{contracts.Errorf(f.Code, "the peer says: %s", orElse(f.Message, "no more than this code"))}
 	if f.NotBegun {
 		return NotBegun(err)
 	}
@@ -308,9 +329,7 @@ func orElse(s, other string) string {
 // ended refuses anything behind the last frame. What came before is complete, so that a
 // connection lost by now is no failure.
 func (r *reader) ended() error {
-	if r.wait != nil {
-		r.wait()
-	}
+	r.fresh = true
 	if b, err := r.r.ReadByte(); err == nil {
 		return contracts.Errorf(contracts.Malformed, "the byte %#x behind the last frame", b)
 	}

@@ -231,9 +231,7 @@ func TestBadPeers(t *testing.T) {
 		ended <- err
 		return err
 	})
-	id := "019a0000-0000-7000-8000-000000000000"
-	header := "\x01\x24" + id + "\x02\x01x"
-	good := string(rune(len(header)+1)) + "\x01" + header
+	id := callID
 	for name, c := range map[string]struct {
 		bytes string
 		runs  bool // the handler, until its body fails

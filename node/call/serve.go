@@ -79,12 +79,16 @@ func (w *ResponseWriter) Write(p []byte) (int, error) {
 }
 
 // ReadFrom sends what src gives up to its io.EOF, each read at once: io.Copy streams.
+// What src fails with is given as it is.
 func (w *ResponseWriter) ReadFrom(src io.Reader) (int64, error) {
 	if err := w.ready(); err != nil {
 		return 0, err
 	}
-	n, err := w.w.readFrom(src)
-	return n, w.failed(err)
+	n, reading, writing := w.w.readFrom(src)
+	if reading != nil {
+		return n, reading
+	}
+	return n, w.failed(writing)
 }
 
 // Flush sends the header and what was written.
@@ -142,21 +146,23 @@ func (c *Calls) serve(s network.Stream) {
 		c.refuse(s, err)
 		return
 	}
-	defer c.leave(id)
+	defer c.part()
 	release, err := p2p.Reserve(s, service, reserved)
 	if err != nil {
+		c.leave(id)
 		return
 	}
-	defer release()
+	free := func() { release(); c.leave(id) }
 	call := &Call{}
 	l := &link{Stream: s}
 	r, err := c.receive(l, call)
 	if err != nil {
+		free()
 		c.log.Info("a call is refused", "peer", id, "err", err)
 		c.refuse(s, err)
 		return
 	}
-	c.run(l, r, call, handler)
+	c.run(l, r, call, handler, free)
 }
 
 // receive learns who calls and reads the header. The stream's silence before it, and its
@@ -182,8 +188,9 @@ func (c *Calls) receive(l *link, call *Call) (*reader, error) {
 
 var errDeadline error = contracts.Errorf(contracts.Unavailable, "the deadline of the call has passed")
 
-// run runs the handler and ends the stream.
-func (c *Calls) run(l *link, r *reader, call *Call, handler Handler) {
+// run runs the handler and ends the stream. free makes room for the next call as soon as
+// the answer is written, before the caller has all of it.
+func (c *Calls) run(l *link, r *reader, call *Call, handler Handler, free func()) {
 	longest := c.lim.Longest
 	if call.Remaining > 0 {
 		longest = min(longest, call.Remaining)
@@ -196,13 +203,22 @@ func (c *Calls) run(l *link, r *reader, call *Call, handler Handler) {
 	w.keepAlive()
 	in := newInlet(ctx, abort, r, w.ping, func() { l.readWithin(0) })
 	call.Body = in
-	stop := context.AfterFunc(ctx, l.hurry)
+	defer context.AfterFunc(ctx, l.hurry)()
 	go in.watch()
 
 	rw := &ResponseWriter{ctx: ctx, w: w}
 	err := c.handle(ctx, call, rw, handler)
-	stop()
-	c.finish(l, rw, call, err)
+	whole := c.finish(l, rw, call, err)
+	free()
+	if whole {
+		_ = l.CloseWrite()
+		late := time.AfterFunc(c.lim.Stall, l.hurry)
+		in.settle()
+		late.Stop()
+		_ = l.Close()
+		return
+	}
+	_ = l.ResetWithError(resetCode(context.Cause(ctx)))
 	cancel() // the watch, if a part of the body waits for nobody
 	<-in.over
 }
@@ -219,8 +235,8 @@ func (c *Calls) handle(ctx context.Context, call *Call, w *ResponseWriter, handl
 	return handler(ctx, call, w)
 }
 
-// finish writes the end of the answer and ends the stream.
-func (c *Calls) finish(l *link, rw *ResponseWriter, call *Call, err error) {
+// finish writes the end of the answer and reports whether the answer is whole.
+func (c *Calls) finish(l *link, rw *ResponseWriter, call *Call, err error) bool {
 	over := context.Cause(rw.ctx)
 	if over != nil {
 		err = over // whatever the handler makes of it
@@ -233,23 +249,21 @@ func (c *Calls) finish(l *link, rw *ResponseWriter, call *Call, err error) {
 	if err != nil {
 		c.log.Info("a call has failed", "surface", call.Surface, "call", call.ID, "caller", call.Caller.DID, "err", err)
 	}
-	if over != nil && over != errDeadline && over != errStopping { //nolint:errorlint // our own values
+	switch over { //nolint:errorlint // our own values
+	case nil:
+	case errDeadline, errStopping:
+		l.lastWords(lastWords)
+	default:
 		rw.w.end() // the stream is broken, or the caller has cancelled: nobody listens
-		_ = l.ResetWithError(resetCode(over))
-		return
+		return false
 	}
 	if f := wordsOf(err); err != nil {
 		rw.w.frame(kindError, f.append(nil))
 	} else {
 		rw.w.frame(kindTrailer, rw.trailer)
 	}
-	l.lastWords(lastWords)
 	err = rw.w.flush()
-	if whole := rw.w.end(); err != nil || !whole {
-		_ = l.Reset()
-		return
-	}
-	_ = l.Close()
+	return rw.w.end() && err == nil
 }
 
 // complete checks the answer at its end.

@@ -15,6 +15,8 @@ const (
 	partSize = 32 << 10
 	// room is what precedes a body's part in its frame: length and kind.
 	room = 4
+	// maxEmpty is how often in a row a source may give nothing, as in package bufio.
+	maxEmpty = 100
 )
 
 var errClosed = errors.New("the call is over")
@@ -85,11 +87,12 @@ func (w *writer) write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// readFrom sends what src gives, each read at once.
-func (w *writer) readFrom(src io.Reader) (n int64, err error) {
-	for {
+// readFrom sends what src gives, each read at once. Whether it fails to read or to write
+// are two things: the one is known here, the other comes from the peer.
+func (w *writer) readFrom(src io.Reader) (n int64, reading, writing error) {
+	for empty := 0; empty < maxEmpty; {
 		if err := w.begin(); err != nil {
-			return n, err
+			return n, nil, err
 		}
 		size := len(w.buf)
 		if want := w.open + room + partSize; cap(w.buf) < want {
@@ -97,21 +100,26 @@ func (w *writer) readFrom(src io.Reader) (n int64, err error) {
 		}
 		k, err := src.Read(w.buf[size : w.open+room+partSize])
 		if k < 0 || k > partSize {
-			return n, contracts.Errorf(contracts.Internal, "a reader claims to have read %d bytes", k)
+			return n, contracts.Errorf(contracts.Internal, "a reader claims to have read %d bytes", k), nil
 		}
 		w.buf = w.buf[:size+k]
 		n += int64(k)
 		w.sum += int64(k)
-		if k > 0 && err == nil {
-			err = w.flush()
+		switch {
+		case err == io.EOF: //nolint:errorlint // as io.Reader says
+			return n, nil, nil
+		case err != nil:
+			return n, err, nil
+		case k == 0:
+			empty++
+			continue
 		}
-		if errors.Is(err, io.EOF) {
-			return n, nil
-		}
-		if err != nil {
-			return n, err
+		empty = 0
+		if err := w.flush(); err != nil {
+			return n, nil, err
 		}
 	}
+	return n, io.ErrNoProgress, nil
 }
 
 // seal completes the open frame: the length takes no more bytes than it must, and what
