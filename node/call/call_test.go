@@ -65,7 +65,7 @@ func finishEcho(t testing.TB, resp *call.Response, size int64) {
 // TestLargeBothWays streams 100 MiB up and down at once, and holds little of it.
 func TestLargeBothWays(t *testing.T) {
 	size := int64(100 << 20)
-	if testing.Short() {
+	if testing.Short() || slowed() {
 		size = 8 << 20
 	}
 	both(t, func(t *testing.T, transport string) {
@@ -96,7 +96,10 @@ func TestLargeBothWays(t *testing.T) {
 
 // TestManyAtOnce has a thousand calls under way at the same moment.
 func TestManyAtOnce(t *testing.T) {
-	const peers, each = 20, 50
+	peers, each := 20, 50
+	if slowed() {
+		peers, each = 5, 60
+	}
 	w := newWorld(t, "tcp")
 	b := w.node(call.Limits{})
 	var callers []*node

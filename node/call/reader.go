@@ -134,7 +134,7 @@ func (r *reader) length() (int, error) {
 
 // unexpected makes an end within a frame a failure.
 func unexpected(err error) error {
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errCutShort
 	}
 	return err

@@ -10,7 +10,9 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +49,7 @@ type world struct {
 	t      testing.TB
 	st     *store.Store
 	listen string
+	kind   p2p.Kind
 }
 
 func newWorld(t testing.TB, transport string) *world {
@@ -60,7 +63,7 @@ func newWorld(t testing.TB, transport string) *world {
 	if transport == "quic" {
 		listen = "/ip4/127.0.0.1/udp/0/quic-v1"
 	}
-	return &world{t: t, st: st, listen: listen}
+	return &world{t: t, st: st, listen: listen, kind: p2p.Local}
 }
 
 func gen[P identity.Purpose](t testing.TB) identity.Private[P] {
@@ -82,7 +85,7 @@ func logger(t testing.TB) *slog.Logger {
 func (w *world) host(key ed25519.PrivateKey) (*p2p.Host, *directory.Directory) {
 	w.t.Helper()
 	v := directory.NewValidator(time.Now)
-	h, err := p2p.New(p2p.Config{Network: "test", Kind: p2p.Local, Key: key, Listen: []string{w.listen}, PerIP: 2048, HighConns: 2400, LowConns: 2000, MemoryMiB: 8192},
+	h, err := p2p.New(p2p.Config{Network: "test", Kind: w.kind, Key: key, Listen: []string{w.listen}, PerIP: 2048, HighConns: 2400, LowConns: 2000, MemoryMiB: 8192},
 		w.st.Datastore(), record.NamespacedValidator{directory.Namespace: v})
 	if err != nil {
 		w.t.Fatal(err)
@@ -146,6 +149,12 @@ func both(t *testing.T, f func(t *testing.T, transport string)) {
 	for _, transport := range []string{"tcp", "quic"} {
 		t.Run(transport, func(t *testing.T) { f(t, transport) })
 	}
+}
+
+// slowed reports whether the race detector watches: then a test is smaller.
+func slowed() bool {
+	info, _ := debug.ReadBuildInfo()
+	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 func streams(h host.Host) (n int) {
