@@ -181,7 +181,7 @@ func (b *body) send(w *writer, head []byte, length int64, src *source) {
 		err := w.flush() // the source may let us wait
 		w.keepAlive()
 		if err == nil {
-			_, reading, writing := w.readFrom(src.r)
+			_, reading, writing := w.readFrom(src.r, length)
 			err = errors.Join(reading, writing) // one of them at most
 		}
 		if err == nil {

@@ -78,8 +78,9 @@ func TestSlowReader(t *testing.T) {
 		t.Run("request", func(t *testing.T) {
 			a, b := pair(t, transport, call.Limits{Stall: 500 * time.Millisecond})
 			rest(t, a, b)
-			ended := make(chan error, 1)
+			began, ended := make(chan struct{}), make(chan error, 1)
 			b.c.Serve(func(ctx context.Context, _ *call.Call, _ *call.ResponseWriter) error {
+				close(began)
 				<-ctx.Done()
 				ended <- context.Cause(ctx)
 				return nil
@@ -91,7 +92,8 @@ func TestSlowReader(t *testing.T) {
 				_, err := a.c.Do(ctx, b.did, request(src))
 				done <- err
 			}()
-			last := int64(-1) // what was read of the source no longer grows
+			await(t, "begin of the handler", began) // the first window may be full before it
+			last := int64(-1)                       // what was read of the source no longer grows
 			eventually(t, "end of reading", func() bool {
 				n := src.n.Load()
 				same := n == last && n > 0

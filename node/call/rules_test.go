@@ -91,6 +91,51 @@ func TestCancel(t *testing.T) {
 	})
 }
 
+// A source that gives nothing, again and again, ends the answer as an error.
+func TestNoProgress(t *testing.T) {
+	a, b := pair(t, "tcp", call.Limits{})
+	rest(t, a, b)
+	b.c.Serve(func(_ context.Context, _ *call.Call, w *call.ResponseWriter) error {
+		_, err := w.ReadFrom(stuck{})
+		return err
+	})
+	resp, err := a.c.Do(t.Context(), b.did, request(nil))
+	if err == nil {
+		_, err = io.Copy(io.Discard, resp.Body)
+	}
+	if contracts.CodeOf(err) != contracts.Internal {
+		t.Error(err)
+	}
+}
+
+type stuck struct{}
+
+func (stuck) Read([]byte) (int, error) { return 0, nil }
+
+// CALL-2: an answer that is not as long as its header states is no answer, whatever the
+// handler says.
+func TestStatedLength(t *testing.T) {
+	a, b := pair(t, "tcp", call.Limits{})
+	rest(t, a, b)
+	for stated, code := range map[int64]contracts.Code{0: "", 9_999: contracts.Internal, 10_000: "", 10_001: contracts.Internal, 100_000: contracts.Internal} {
+		b.c.Serve(func(_ context.Context, _ *call.Call, w *call.ResponseWriter) error {
+			if err := w.Header(call.ResponseHeader{Length: stated}); err != nil {
+				return err
+			}
+			_, err := io.Copy(w, &pattern{n: 10_000})
+			return err
+		})
+		resp, err := a.c.Do(t.Context(), b.did, request(nil))
+		if err == nil {
+			_, err = io.Copy(&check{pattern: pattern{n: 10_000}}, resp.Body)
+		}
+		// A caller may see the surplus before it is told of it.
+		if got := contracts.CodeOf(err); got != code && (got != contracts.Malformed || stated >= 10_000) {
+			t.Errorf("%d stated: %v", stated, err)
+		}
+	}
+}
+
 // CALL-5: what remains of the deadline travels, and ends the handler.
 func TestDeadline(t *testing.T) {
 	a, b := pair(t, "tcp", call.Limits{})

@@ -84,7 +84,7 @@ func (w *ResponseWriter) ReadFrom(src io.Reader) (int64, error) {
 	if err := w.ready(); err != nil {
 		return 0, err
 	}
-	n, reading, writing := w.w.readFrom(src)
+	n, reading, writing := w.w.readFrom(src, w.length)
 	if reading != nil {
 		return n, reading
 	}

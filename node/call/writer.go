@@ -87,19 +87,26 @@ func (w *writer) write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// readFrom sends what src gives, each read at once. Whether it fails to read or to write
-// are two things: the one is known here, the other comes from the peer.
-func (w *writer) readFrom(src io.Reader) (n int64, reading, writing error) {
+// readFrom sends what src gives, each read at once; length is what the header states of
+// the body, so that a short one gets a short buffer. (Buffers are not shared between
+// calls: whoever writes after the end of a call would write into another's.) Whether it
+// fails to read or to write are two things: the one is known here, the other comes from
+// the peer.
+func (w *writer) readFrom(src io.Reader, length int64) (n int64, reading, writing error) {
 	for empty := 0; empty < maxEmpty; {
 		if err := w.begin(); err != nil {
 			return n, nil, err
 		}
 		size := len(w.buf)
-		if want := w.open + room + partSize; cap(w.buf) < want {
-			w.buf = append(make([]byte, 0, want), w.buf...)
+		free := partSize - (size - w.open - room)
+		if length > 0 { // with room for a surplus, which is refused, and for the end
+			free = int(min(int64(free), max(length-w.sum, 0)+512))
 		}
-		k, err := src.Read(w.buf[size : w.open+room+partSize])
-		if k < 0 || k > partSize {
+		if cap(w.buf) < size+free {
+			w.buf = append(make([]byte, 0, size+free), w.buf...)
+		}
+		k, err := src.Read(w.buf[size : size+free])
+		if k < 0 || k > free {
 			return n, contracts.Errorf(contracts.Internal, "a reader claims to have read %d bytes", k), nil
 		}
 		w.buf = w.buf[:size+k]
