@@ -87,6 +87,13 @@ const (
 	KeyStateVoid        Code = "KEY_STATE_VOID"       // the issuer's key was given up before, or voided since
 	BudgetExhausted     Code = "BUDGET_EXHAUSTED"     // a budget does not pay for this
 	UnknownTool         Code = "UNKNOWN_TOOL"         // there is no such tool, model or agent here
+
+	// Executions.
+	ApprovalRequired    Code = "APPROVAL_REQUIRED"    // nobody has approved it yet
+	ApprovalDenied      Code = "APPROVAL_DENIED"      // who was asked said no
+	IdempotencyConflict Code = "IDEMPOTENCY_CONFLICT" // the key stands for another request
+	AlreadyDone         Code = "ALREADY_DONE"         // done once; the answer is no longer kept
+	OutcomeUnknown      Code = "OUTCOME_UNKNOWN"      // begun once; nobody knows what became of it
 )
 
 // Error is an error with a code. Msg says what was wrong and, where the reader
@@ -151,7 +158,7 @@ func Message(err error) string {
 // Retryable reports whether the same request may succeed later unchanged.
 func (c Code) Retryable() bool {
 	switch c {
-	case RateLimited, Unavailable, Conflict, Busy, StorageFull, PublishFailed, NotYetValid, OutboxFull, RevocationStale, IssuerUnresolved:
+	case RateLimited, Unavailable, Conflict, Busy, StorageFull, PublishFailed, NotYetValid, OutboxFull, RevocationStale, IssuerUnresolved, ApprovalRequired:
 		return true
 	}
 	return false

@@ -9,38 +9,356 @@ import (
 )
 
 var (
-	pattern0  = regexp.MustCompile("^[A-Za-z0-9_.-]{1,64}$")
-	pattern1  = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")
-	pattern2  = regexp.MustCompile("^https?://[!-~]+$")
-	pattern3  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})$")
-	pattern4  = regexp.MustCompile("^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$")
-	pattern5  = regexp.MustCompile("^[A-Z][A-Z0-9_]*$")
-	pattern6  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})/audit/[1-9][0-9]{0,4}$")
-	pattern7  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
-	pattern8  = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/{}*-]*$")
-	pattern9  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
-	pattern10 = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
-	pattern11 = regexp.MustCompile("^[a-z0-9-]{1,64}$")
-	pattern12 = regexp.MustCompile("^[ -~]{0,512}$")
-	pattern13 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
-	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
-	pattern15 = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
-	pattern16 = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
-	pattern17 = regexp.MustCompile("^cap_[0-9a-f]{32}$")
-	pattern18 = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
-	pattern19 = regexp.MustCompile("^[A-Za-z_][A-Za-z0-9_]{0,63}$")
-	pattern20 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
-	pattern21 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
-	pattern22 = regexp.MustCompile("^[a-z0-9_]{1,32}$")
-	pattern23 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
-	pattern24 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
-	pattern25 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
-	pattern26 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
-	pattern27 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
+	pattern0  = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
+	pattern1  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})$")
+	pattern2  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+	pattern3  = regexp.MustCompile("^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$")
+	pattern4  = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
+	pattern5  = regexp.MustCompile("^[A-Za-z0-9_-]*$")
+	pattern6  = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
+	pattern7  = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
+	pattern8  = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
+	pattern9  = regexp.MustCompile("^[A-Za-z0-9_.-]{1,64}$")
+	pattern10 = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")
+	pattern11 = regexp.MustCompile("^https?://[!-~]+$")
+	pattern12 = regexp.MustCompile("^[A-Z][A-Z0-9_]*$")
+	pattern13 = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})/audit/[1-9][0-9]{0,4}$")
+	pattern14 = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/{}*-]*$")
+	pattern15 = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+	pattern16 = regexp.MustCompile("^[a-z0-9-]{1,64}$")
+	pattern17 = regexp.MustCompile("^[ -~]{0,512}$")
+	pattern18 = regexp.MustCompile("^cap_[0-9a-f]{32}$")
+	pattern19 = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
+	pattern20 = regexp.MustCompile("^[A-Za-z_][A-Za-z0-9_]{0,63}$")
+	pattern21 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
+	pattern22 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
+	pattern23 = regexp.MustCompile("^[a-z0-9_]{1,32}$")
+	pattern24 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
+	pattern25 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
+	pattern26 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
+	pattern27 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
 	pattern28 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
 	pattern29 = regexp.MustCompile("^[A-Za-z0-9_./-]{1,128}$")
 	pattern30 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
 )
+
+// Action is a call that changes something, before it is done.
+type Action struct {
+	Access   string `json:"access"`
+	At       string `json:"at"`
+	Caller   string `json:"caller"`
+	Executor string `json:"executor"`
+	ID       string `json:"id"`
+	// SHA-256 of the caller, a zero byte and its idempotency key, if it has one.
+	Key    string `json:"key,omitzero"`
+	Method string `json:"method,omitzero"`
+	// Commitment to the request's body.
+	Request string `json:"request"`
+	Service string `json:"service,omitzero"`
+	Surface string `json:"surface"`
+	V       string `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Action) Validate() error {
+	if err := checkEnum("access", v.Access, "destructive", "read", "write"); err != nil {
+		return err
+	}
+	if err := checkString("at", v.At, 0, -1, pattern0); err != nil {
+		return err
+	}
+	if err := checkString("caller", v.Caller, 0, 64, pattern1); err != nil {
+		return err
+	}
+	if err := checkString("executor", v.Executor, 0, 64, pattern1); err != nil {
+		return err
+	}
+	if err := checkString("id", v.ID, 0, -1, pattern2); err != nil {
+		return err
+	}
+	if v.Key != "" {
+		if err := checkString("key", v.Key, 0, -1, pattern3); err != nil {
+			return err
+		}
+	}
+	if v.Method != "" {
+		if err := checkString("method", v.Method, 0, 512, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkString("request", v.Request, 0, -1, pattern3); err != nil {
+		return err
+	}
+	if v.Service != "" {
+		if err := checkString("service", v.Service, 0, 512, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkString("surface", v.Surface, 0, -1, pattern4); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-action/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Action) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"access\":"...)
+	dst = jcs.AppendString(dst, v.Access)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"at\":"...)
+	dst = jcs.AppendString(dst, v.At)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"caller\":"...)
+	dst = jcs.AppendString(dst, v.Caller)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"executor\":"...)
+	dst = jcs.AppendString(dst, v.Executor)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"id\":"...)
+	dst = jcs.AppendString(dst, v.ID)
+	if v.Key != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"key\":"...)
+		dst = jcs.AppendString(dst, v.Key)
+	}
+	if v.Method != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"method\":"...)
+		dst = jcs.AppendString(dst, v.Method)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"request\":"...)
+	dst = jcs.AppendString(dst, v.Request)
+	if v.Service != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"service\":"...)
+		dst = jcs.AppendString(dst, v.Service)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"surface\":"...)
+	dst = jcs.AppendString(dst, v.Surface)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ActionAsk asks a governance peer whether an action may be done. The body is there for whoever decides to read.
+type ActionAsk struct {
+	Action Action `json:"action"`
+	// What the commitment is to, base64url.
+	Body string `json:"body"`
+	// Of the action's commitment.
+	Salt string `json:"salt"`
+	V    string `json:"v"`
+	// How long the asker waits for an answer.
+	WaitMs int64 `json:"wait_ms"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ActionAsk) Validate() error {
+	if err := within("action", v.Action.Validate()); err != nil {
+		return err
+	}
+	if err := checkString("body", v.Body, 0, -1, pattern5); err != nil {
+		return err
+	}
+	if err := checkString("salt", v.Salt, 0, -1, pattern6); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-action-ask/1"); err != nil {
+		return err
+	}
+	if err := checkInt("wait_ms", v.WaitMs, 0, 3600000); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ActionAsk) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"action\":"...)
+	dst = v.Action.AppendCanonical(dst)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"body\":"...)
+	dst = jcs.AppendString(dst, v.Body)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"salt\":"...)
+	dst = jcs.AppendString(dst, v.Salt)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"wait_ms\":"...)
+	dst = jcs.AppendInt(dst, v.WaitMs)
+	return append(dst, '}')
+}
+
+// ParseActionAsk reads a ActionAsk from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseActionAsk(data []byte) (*ActionAsk, error) {
+	v := new(ActionAsk)
+	if err := parse("action-ask", data, 9437184, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeActionAsk reads a ActionAsk from its canonical bytes and refuses any other.
+func DecodeActionAsk(data []byte) (*ActionAsk, error) {
+	v := new(ActionAsk)
+	if err := decode("action-ask", data, 9437184, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// ActionDecision says whether an action may be done, signed by whoever decided: a node's owner, or a governance peer.
+type ActionDecision struct {
+	// SHA-256 of the action's canonical form.
+	Action string `json:"action"`
+	At     string `json:"at"`
+	By     string `json:"by"`
+	// Over the canonical form without this member.
+	Sig string `json:"sig,omitzero"`
+	// When the action must have begun.
+	Until   string `json:"until"`
+	V       string `json:"v"`
+	Verdict string `json:"verdict"`
+	Why     string `json:"why,omitzero"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ActionDecision) Validate() error {
+	if err := checkString("action", v.Action, 0, -1, pattern3); err != nil {
+		return err
+	}
+	if err := checkString("at", v.At, 0, -1, pattern0); err != nil {
+		return err
+	}
+	if err := checkString("by", v.By, 0, 64, pattern7); err != nil {
+		return err
+	}
+	if v.Sig != "" {
+		if err := checkString("sig", v.Sig, 0, -1, pattern8); err != nil {
+			return err
+		}
+	}
+	if err := checkString("until", v.Until, 0, -1, pattern0); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-decision/1"); err != nil {
+		return err
+	}
+	if err := checkEnum("verdict", v.Verdict, "approve", "deny"); err != nil {
+		return err
+	}
+	if v.Why != "" {
+		if err := checkString("why", v.Why, 0, 500, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ActionDecision) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"action\":"...)
+	dst = jcs.AppendString(dst, v.Action)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"at\":"...)
+	dst = jcs.AppendString(dst, v.At)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"by\":"...)
+	dst = jcs.AppendString(dst, v.By)
+	if v.Sig != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"sig\":"...)
+		dst = jcs.AppendString(dst, v.Sig)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"until\":"...)
+	dst = jcs.AppendString(dst, v.Until)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"verdict\":"...)
+	dst = jcs.AppendString(dst, v.Verdict)
+	if v.Why != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"why\":"...)
+		dst = jcs.AppendString(dst, v.Why)
+	}
+	return append(dst, '}')
+}
+
+// ParseActionDecision reads a ActionDecision from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseActionDecision(data []byte) (*ActionDecision, error) {
+	v := new(ActionDecision)
+	if err := parse("action-decision", data, 4096, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeActionDecision reads a ActionDecision from its canonical bytes and refuses any other.
+func DecodeActionDecision(data []byte) (*ActionDecision, error) {
+	v := new(ActionDecision)
+	if err := decode("action-decision", data, 4096, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
 
 // AgentExposure is an A2A agent behind a URL.
 type AgentExposure struct {
@@ -57,11 +375,11 @@ type AgentExposure struct {
 // Validate reports the first member that is not as the schema says.
 func (v *AgentExposure) Validate() error {
 	if v.Key != "" {
-		if err := checkString("key", v.Key, 0, -1, pattern0); err != nil {
+		if err := checkString("key", v.Key, 0, -1, pattern9); err != nil {
 			return err
 		}
 	}
-	if err := checkString("name", v.Name, 0, -1, pattern1); err != nil {
+	if err := checkString("name", v.Name, 0, -1, pattern10); err != nil {
 		return err
 	}
 	if v.PriceCall != nil {
@@ -71,7 +389,7 @@ func (v *AgentExposure) Validate() error {
 	}
 	if v.Private != nil {
 	}
-	if err := checkString("url", v.URL, 0, 1024, pattern2); err != nil {
+	if err := checkString("url", v.URL, 0, 1024, pattern11); err != nil {
 		return err
 	}
 	return nil
@@ -108,6 +426,87 @@ func (v *AgentExposure) AppendCanonical(dst []byte) []byte {
 	}
 	dst = append(dst, "\"url\":"...)
 	dst = jcs.AppendString(dst, v.URL)
+	return append(dst, '}')
+}
+
+// ApprovalRule says which calls must be approved before they begin. Of several that cover a call, all count.
+type ApprovalRule struct {
+	// The governance peer that is asked; absent: this node's owner.
+	By string `json:"by,omitzero"`
+	ID string `json:"id"`
+	// What it covers, as in a capability.
+	Scope string `json:"scope"`
+	// Of the registry: tool.write, local.tool.use …
+	Surfaces []string `json:"surfaces"`
+	// How long a call waits for the decision; 120 if absent.
+	WaitSeconds *int64 `json:"wait_seconds,omitzero"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ApprovalRule) Validate() error {
+	if v.By != "" {
+		if err := checkString("by", v.By, 0, 64, pattern7); err != nil {
+			return err
+		}
+	}
+	if err := checkString("id", v.ID, 0, -1, pattern4); err != nil {
+		return err
+	}
+	if err := checkString("scope", v.Scope, 3, 512, nil); err != nil {
+		return err
+	}
+	if err := checkLen("surfaces", len(v.Surfaces), 1, 32); err != nil {
+		return err
+	}
+	for i := range v.Surfaces {
+		if err := checkString(index("surfaces", i), v.Surfaces[i], 0, -1, pattern4); err != nil {
+			return err
+		}
+	}
+	if v.WaitSeconds != nil {
+		if err := checkInt("wait_seconds", *v.WaitSeconds, 0, 3600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ApprovalRule) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.By != "" {
+		dst = append(dst, "\"by\":"...)
+		dst = jcs.AppendString(dst, v.By)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"id\":"...)
+	dst = jcs.AppendString(dst, v.ID)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"scope\":"...)
+	dst = jcs.AppendString(dst, v.Scope)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"surfaces\":"...)
+	dst = append(dst, '[')
+	for i := range v.Surfaces {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Surfaces[i])
+	}
+	dst = append(dst, ']')
+	if v.WaitSeconds != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"wait_seconds\":"...)
+		dst = jcs.AppendInt(dst, *v.WaitSeconds)
+	}
 	return append(dst, '}')
 }
 
@@ -166,21 +565,21 @@ type AuditEvent struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *AuditEvent) Validate() error {
-	if err := checkString("actor", v.Actor, 0, 64, pattern3); err != nil {
+	if err := checkString("actor", v.Actor, 0, 64, pattern1); err != nil {
 		return err
 	}
 	if v.Capability != "" {
-		if err := checkString("capability", v.Capability, 0, -1, pattern4); err != nil {
+		if err := checkString("capability", v.Capability, 0, -1, pattern3); err != nil {
 			return err
 		}
 	}
 	if v.CiphertextHash != "" {
-		if err := checkString("ciphertext_hash", v.CiphertextHash, 0, -1, pattern4); err != nil {
+		if err := checkString("ciphertext_hash", v.CiphertextHash, 0, -1, pattern3); err != nil {
 			return err
 		}
 	}
 	if v.Code != "" {
-		if err := checkString("code", v.Code, 0, 64, pattern5); err != nil {
+		if err := checkString("code", v.Code, 0, 64, pattern12); err != nil {
 			return err
 		}
 	}
@@ -200,17 +599,17 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.FrameDigest != "" {
-		if err := checkString("frame_digest", v.FrameDigest, 0, -1, pattern4); err != nil {
+		if err := checkString("frame_digest", v.FrameDigest, 0, -1, pattern3); err != nil {
 			return err
 		}
 	}
 	if v.HeadOrigin != "" {
-		if err := checkString("head_origin", v.HeadOrigin, 0, 80, pattern6); err != nil {
+		if err := checkString("head_origin", v.HeadOrigin, 0, 80, pattern13); err != nil {
 			return err
 		}
 	}
 	if v.HeadRoot != "" {
-		if err := checkString("head_root", v.HeadRoot, 0, -1, pattern4); err != nil {
+		if err := checkString("head_root", v.HeadRoot, 0, -1, pattern3); err != nil {
 			return err
 		}
 	}
@@ -221,7 +620,7 @@ func (v *AuditEvent) Validate() error {
 	}
 	if v.HighRisk != nil {
 	}
-	if err := checkString("id", v.ID, 0, -1, pattern7); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern2); err != nil {
 		return err
 	}
 	if v.Index != nil {
@@ -230,7 +629,7 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Intent != "" {
-		if err := checkString("intent", v.Intent, 0, -1, pattern7); err != nil {
+		if err := checkString("intent", v.Intent, 0, -1, pattern2); err != nil {
 			return err
 		}
 	}
@@ -240,7 +639,7 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Peer != "" {
-		if err := checkString("peer", v.Peer, 0, 64, pattern3); err != nil {
+		if err := checkString("peer", v.Peer, 0, 64, pattern1); err != nil {
 			return err
 		}
 	}
@@ -250,17 +649,17 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.RequestDigest != "" {
-		if err := checkString("request_digest", v.RequestDigest, 0, -1, pattern4); err != nil {
+		if err := checkString("request_digest", v.RequestDigest, 0, -1, pattern3); err != nil {
 			return err
 		}
 	}
 	if v.ResultDigest != "" {
-		if err := checkString("result_digest", v.ResultDigest, 0, -1, pattern4); err != nil {
+		if err := checkString("result_digest", v.ResultDigest, 0, -1, pattern3); err != nil {
 			return err
 		}
 	}
 	if v.Scope != "" {
-		if err := checkString("scope", v.Scope, 0, 256, pattern8); err != nil {
+		if err := checkString("scope", v.Scope, 0, 256, pattern14); err != nil {
 			return err
 		}
 	}
@@ -270,26 +669,26 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Session != "" {
-		if err := checkString("session", v.Session, 0, -1, pattern9); err != nil {
+		if err := checkString("session", v.Session, 0, -1, pattern15); err != nil {
 			return err
 		}
 	}
 	if v.Since != "" {
-		if err := checkString("since", v.Since, 0, -1, pattern10); err != nil {
+		if err := checkString("since", v.Since, 0, -1, pattern0); err != nil {
 			return err
 		}
 	}
 	if v.Subject != "" {
-		if err := checkString("subject", v.Subject, 0, 64, pattern3); err != nil {
+		if err := checkString("subject", v.Subject, 0, 64, pattern1); err != nil {
 			return err
 		}
 	}
 	if v.Surface != "" {
-		if err := checkString("surface", v.Surface, 0, 160, pattern8); err != nil {
+		if err := checkString("surface", v.Surface, 0, 160, pattern14); err != nil {
 			return err
 		}
 	}
-	if err := checkString("time", v.Time, 0, -1, pattern10); err != nil {
+	if err := checkString("time", v.Time, 0, -1, pattern0); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "intent", "result", "denied", "message_out", "message_in", "session_open", "session_accept", "session_rotate", "session_close", "group_change", "cap_grant", "cap_revoke", "peer_head", "key_rotate", "recovered", "gap", "erase", "noop", "approval", "receipt", "node_start", "node_stop", "config_change", "equivocation"); err != nil {
@@ -606,10 +1005,10 @@ type CallHeader struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *CallHeader) Validate() error {
-	if err := checkString("name", v.Name, 0, -1, pattern11); err != nil {
+	if err := checkString("name", v.Name, 0, -1, pattern16); err != nil {
 		return err
 	}
-	if err := checkString("value", v.Value, 0, 512, pattern12); err != nil {
+	if err := checkString("value", v.Value, 0, 512, pattern17); err != nil {
 		return err
 	}
 	return nil
@@ -652,7 +1051,7 @@ func (v *CallMeta) Validate() error {
 		}
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern13); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
@@ -730,7 +1129,9 @@ type CallReceipt struct {
 	Caller    string `json:"caller"`
 	CostMicro *int64 `json:"cost_micro,omitzero"`
 	// The upstream did not say what was used; the units are the gateway's estimate.
-	Estimated *bool  `json:"estimated,omitzero"`
+	Estimated *bool `json:"estimated,omitzero"`
+	// The execution that the answer is of; another than the call if it was given again.
+	Execution string `json:"execution,omitzero"`
 	Executor  string `json:"executor"`
 	Method    string `json:"method,omitzero"`
 	// Cut: a budget was used up while it ran.
@@ -750,13 +1151,13 @@ type CallReceipt struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *CallReceipt) Validate() error {
-	if err := checkString("at", v.At, 0, -1, pattern10); err != nil {
+	if err := checkString("at", v.At, 0, -1, pattern0); err != nil {
 		return err
 	}
-	if err := checkString("call", v.Call, 0, -1, pattern7); err != nil {
+	if err := checkString("call", v.Call, 0, -1, pattern2); err != nil {
 		return err
 	}
-	if err := checkString("caller", v.Caller, 0, 64, pattern3); err != nil {
+	if err := checkString("caller", v.Caller, 0, 64, pattern1); err != nil {
 		return err
 	}
 	if v.CostMicro != nil {
@@ -766,7 +1167,12 @@ func (v *CallReceipt) Validate() error {
 	}
 	if v.Estimated != nil {
 	}
-	if err := checkString("executor", v.Executor, 0, 64, pattern3); err != nil {
+	if v.Execution != "" {
+		if err := checkString("execution", v.Execution, 0, -1, pattern2); err != nil {
+			return err
+		}
+	}
+	if err := checkString("executor", v.Executor, 0, 64, pattern1); err != nil {
 		return err
 	}
 	if v.Method != "" {
@@ -777,10 +1183,10 @@ func (v *CallReceipt) Validate() error {
 	if err := checkEnum("outcome", v.Outcome, "cancelled", "cut", "error", "ok", "timeout"); err != nil {
 		return err
 	}
-	if err := checkString("request", v.Request, 0, -1, pattern4); err != nil {
+	if err := checkString("request", v.Request, 0, -1, pattern3); err != nil {
 		return err
 	}
-	if err := checkString("response", v.Response, 0, -1, pattern4); err != nil {
+	if err := checkString("response", v.Response, 0, -1, pattern3); err != nil {
 		return err
 	}
 	if v.Service != "" {
@@ -789,11 +1195,11 @@ func (v *CallReceipt) Validate() error {
 		}
 	}
 	if v.Sig != "" {
-		if err := checkString("sig", v.Sig, 0, -1, pattern14); err != nil {
+		if err := checkString("sig", v.Sig, 0, -1, pattern8); err != nil {
 			return err
 		}
 	}
-	if err := checkString("surface", v.Surface, 0, -1, pattern15); err != nil {
+	if err := checkString("surface", v.Surface, 0, -1, pattern4); err != nil {
 		return err
 	}
 	if v.UnitsIn != nil {
@@ -840,6 +1246,13 @@ func (v *CallReceipt) AppendCanonical(dst []byte) []byte {
 		}
 		dst = append(dst, "\"estimated\":"...)
 		dst = jcs.AppendBool(dst, *v.Estimated)
+	}
+	if v.Execution != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"execution\":"...)
+		dst = jcs.AppendString(dst, v.Execution)
 	}
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
@@ -1031,7 +1444,7 @@ func (v *CapabilityRequest) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("to", v.To, 0, -1, pattern16); err != nil {
+	if err := checkString("to", v.To, 0, -1, pattern7); err != nil {
 		return err
 	}
 	return nil
@@ -1144,7 +1557,7 @@ func (v *CapabilityToken) Validate() error {
 	if err := checkString("iss", v.Iss, 56, 64, nil); err != nil {
 		return err
 	}
-	if err := checkString("jti", v.Jti, 0, -1, pattern17); err != nil {
+	if err := checkString("jti", v.Jti, 0, -1, pattern18); err != nil {
 		return err
 	}
 	if err := checkInt("ksn", v.Ksn, 0, 30); err != nil {
@@ -1486,7 +1899,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.AssertionMethod {
-		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern18); err != nil {
+		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern19); err != nil {
 			return err
 		}
 	}
@@ -1494,7 +1907,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.Authentication {
-		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern18); err != nil {
+		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern19); err != nil {
 			return err
 		}
 	}
@@ -1502,7 +1915,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityDelegation {
-		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern18); err != nil {
+		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern19); err != nil {
 			return err
 		}
 	}
@@ -1510,18 +1923,18 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityInvocation {
-		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern18); err != nil {
+		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern19); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, 64, pattern3); err != nil {
+	if err := checkString("id", v.ID, 0, 64, pattern1); err != nil {
 		return err
 	}
 	if err := checkLen("keyAgreement", len(v.KeyAgreement), 0, 16); err != nil {
 		return err
 	}
 	for i := range v.KeyAgreement {
-		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern18); err != nil {
+		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern19); err != nil {
 			return err
 		}
 	}
@@ -1705,7 +2118,7 @@ type DIDState struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *DIDState) Validate() error {
-	if err := checkString("did", v.DID, 0, -1, pattern16); err != nil {
+	if err := checkString("did", v.DID, 0, -1, pattern7); err != nil {
 		return err
 	}
 	if v.Doc != nil {
@@ -1713,10 +2126,10 @@ func (v *DIDState) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("exp", v.Exp, 0, -1, pattern10); err != nil {
+	if err := checkString("exp", v.Exp, 0, -1, pattern0); err != nil {
 		return err
 	}
-	if err := checkString("iat", v.Iat, 0, -1, pattern10); err != nil {
+	if err := checkString("iat", v.Iat, 0, -1, pattern0); err != nil {
 		return err
 	}
 	if err := checkLen("kel", len(v.KEL), 1, 31); err != nil {
@@ -1727,7 +2140,7 @@ func (v *DIDState) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("nbf", v.Nbf, 0, -1, pattern10); err != nil {
+	if err := checkString("nbf", v.Nbf, 0, -1, pattern0); err != nil {
 		return err
 	}
 	if err := checkInt("seq", v.Seq, 0, 9007199254740991); err != nil {
@@ -1817,11 +2230,11 @@ type EnvSecret struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *EnvSecret) Validate() error {
-	if err := checkString("name", v.Name, 0, -1, pattern19); err != nil {
+	if err := checkString("name", v.Name, 0, -1, pattern20); err != nil {
 		return err
 	}
 	if v.Secret != "" {
-		if err := checkString("secret", v.Secret, 0, -1, pattern0); err != nil {
+		if err := checkString("secret", v.Secret, 0, -1, pattern9); err != nil {
 			return err
 		}
 	}
@@ -1893,12 +2306,12 @@ func (v *Evidence) Validate() error {
 		}
 	}
 	if v.Leaf1 != "" {
-		if err := checkString("leaf1", v.Leaf1, 0, -1, pattern4); err != nil {
+		if err := checkString("leaf1", v.Leaf1, 0, -1, pattern3); err != nil {
 			return err
 		}
 	}
 	if v.Leaf2 != "" {
-		if err := checkString("leaf2", v.Leaf2, 0, -1, pattern4); err != nil {
+		if err := checkString("leaf2", v.Leaf2, 0, -1, pattern3); err != nil {
 			return err
 		}
 	}
@@ -1913,7 +2326,7 @@ func (v *Evidence) Validate() error {
 			return err
 		}
 		for i := range v.Proof1 {
-			if err := checkString(index("proof1", i), v.Proof1[i], 0, -1, pattern4); err != nil {
+			if err := checkString(index("proof1", i), v.Proof1[i], 0, -1, pattern3); err != nil {
 				return err
 			}
 		}
@@ -1923,7 +2336,7 @@ func (v *Evidence) Validate() error {
 			return err
 		}
 		for i := range v.Proof2 {
-			if err := checkString(index("proof2", i), v.Proof2[i], 0, -1, pattern4); err != nil {
+			if err := checkString(index("proof2", i), v.Proof2[i], 0, -1, pattern3); err != nil {
 				return err
 			}
 		}
@@ -2054,14 +2467,14 @@ type EvidenceMessage struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *EvidenceMessage) Validate() error {
-	if err := checkString("evidence", v.Evidence, 0, 32768, pattern20); err != nil {
+	if err := checkString("evidence", v.Evidence, 0, 32768, pattern21); err != nil {
 		return err
 	}
 	if err := checkLen("states", len(v.States), 1, 2); err != nil {
 		return err
 	}
 	for i := range v.States {
-		if err := checkString(index("states", i), v.States[i], 0, 21846, pattern20); err != nil {
+		if err := checkString(index("states", i), v.States[i], 0, 21846, pattern21); err != nil {
 			return err
 		}
 	}
@@ -2113,6 +2526,188 @@ func DecodeEvidenceMessage(data []byte) (*EvidenceMessage, error) {
 		return nil, err
 	}
 	return v, nil
+}
+
+// Execution is what a node did for one call that changes something, step by step: each step has the digest of the one before.
+// It has commitments to bodies, not the bodies.
+type Execution struct {
+	// That of the call which began it.
+	ID    string          `json:"id"`
+	Steps []ExecutionStep `json:"steps"`
+	V     string          `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Execution) Validate() error {
+	if err := checkString("id", v.ID, 0, -1, pattern2); err != nil {
+		return err
+	}
+	if err := checkLen("steps", len(v.Steps), 1, 16); err != nil {
+		return err
+	}
+	for i := range v.Steps {
+		if err := within(index("steps", i), v.Steps[i].Validate()); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-execution/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Execution) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"id\":"...)
+	dst = jcs.AppendString(dst, v.ID)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"steps\":"...)
+	dst = append(dst, '[')
+	for i := range v.Steps {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = v.Steps[i].AppendCanonical(dst)
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseExecution reads a Execution from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseExecution(data []byte) (*Execution, error) {
+	v := new(Execution)
+	if err := parse("execution", data, 32768, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeExecution reads a Execution from its canonical bytes and refuses any other.
+func DecodeExecution(data []byte) (*Execution, error) {
+	v := new(Execution)
+	if err := decode("execution", data, 32768, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// ExecutionStep is one change of an execution's state.
+type ExecutionStep struct {
+	// Of pending: what is wanted.
+	Action *Action `json:"action,omitzero"`
+	At     string  `json:"at"`
+	// Of a step behind unknown: who found out.
+	By string `json:"by,omitzero"`
+	// Of failed: the error's code.
+	Code string `json:"code,omitzero"`
+	// Of authorized, where somebody was asked.
+	Decision *ActionDecision `json:"decision,omitzero"`
+	// SHA-256 of the canonical form of the step before; of the first: of the record's id.
+	Prev string `json:"prev"`
+	// Of completed: commitment to the answer's body.
+	Response string `json:"response,omitzero"`
+	State    string `json:"state"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ExecutionStep) Validate() error {
+	if v.Action != nil {
+		if err := within("action", v.Action.Validate()); err != nil {
+			return err
+		}
+	}
+	if err := checkString("at", v.At, 0, -1, pattern0); err != nil {
+		return err
+	}
+	if v.By != "" {
+		if err := checkEnum("by", v.By, "owner"); err != nil {
+			return err
+		}
+	}
+	if v.Code != "" {
+		if err := checkString("code", v.Code, 0, 64, pattern12); err != nil {
+			return err
+		}
+	}
+	if v.Decision != nil {
+		if err := within("decision", v.Decision.Validate()); err != nil {
+			return err
+		}
+	}
+	if err := checkString("prev", v.Prev, 0, -1, pattern3); err != nil {
+		return err
+	}
+	if v.Response != "" {
+		if err := checkString("response", v.Response, 0, -1, pattern3); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("state", v.State, "authorized", "completed", "executing", "failed", "pending", "unknown"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ExecutionStep) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.Action != nil {
+		dst = append(dst, "\"action\":"...)
+		dst = v.Action.AppendCanonical(dst)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"at\":"...)
+	dst = jcs.AppendString(dst, v.At)
+	if v.By != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"by\":"...)
+		dst = jcs.AppendString(dst, v.By)
+	}
+	if v.Code != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"code\":"...)
+		dst = jcs.AppendString(dst, v.Code)
+	}
+	if v.Decision != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"decision\":"...)
+		dst = v.Decision.AppendCanonical(dst)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"prev\":"...)
+	dst = jcs.AppendString(dst, v.Prev)
+	if v.Response != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"response\":"...)
+		dst = jcs.AppendString(dst, v.Response)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"state\":"...)
+	dst = jcs.AppendString(dst, v.State)
+	return append(dst, '}')
 }
 
 // ExplainRequest asks a node how it would decide of a capability and a call.
@@ -2283,13 +2878,13 @@ func (v *GatewayConfig) Validate() error {
 			return err
 		}
 		for i := range v.PromptsTo {
-			if err := checkString(index("prompts_to", i), v.PromptsTo[i], 0, -1, pattern16); err != nil {
+			if err := checkString(index("prompts_to", i), v.PromptsTo[i], 0, -1, pattern7); err != nil {
 				return err
 			}
 		}
 	}
 	if v.Region != "" {
-		if err := checkString("region", v.Region, 0, -1, pattern21); err != nil {
+		if err := checkString("region", v.Region, 0, -1, pattern22); err != nil {
 			return err
 		}
 	}
@@ -2433,7 +3028,7 @@ func (v *GrantRequest) Validate() error {
 		}
 	}
 	if v.BudgetUnit != "" {
-		if err := checkString("budget_unit", v.BudgetUnit, 0, -1, pattern22); err != nil {
+		if err := checkString("budget_unit", v.BudgetUnit, 0, -1, pattern23); err != nil {
 			return err
 		}
 	}
@@ -2643,11 +3238,11 @@ type KeyEvent struct {
 // Validate reports the first member that is not as the schema says.
 func (v *KeyEvent) Validate() error {
 	if v.DID != "" {
-		if err := checkString("did", v.DID, 0, -1, pattern16); err != nil {
+		if err := checkString("did", v.DID, 0, -1, pattern7); err != nil {
 			return err
 		}
 	}
-	if err := checkString("iat", v.Iat, 0, -1, pattern10); err != nil {
+	if err := checkString("iat", v.Iat, 0, -1, pattern0); err != nil {
 		return err
 	}
 	if len(v.K) > 0 {
@@ -2655,7 +3250,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.K {
-			if err := checkString(index("k", i), v.K[i], 0, -1, pattern23); err != nil {
+			if err := checkString(index("k", i), v.K[i], 0, -1, pattern24); err != nil {
 				return err
 			}
 		}
@@ -2670,7 +3265,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.N {
-			if err := checkString(index("n", i), v.N[i], 0, -1, pattern13); err != nil {
+			if err := checkString(index("n", i), v.N[i], 0, -1, pattern6); err != nil {
 				return err
 			}
 		}
@@ -2681,7 +3276,7 @@ func (v *KeyEvent) Validate() error {
 		}
 	}
 	if v.P != "" {
-		if err := checkString("p", v.P, 0, -1, pattern13); err != nil {
+		if err := checkString("p", v.P, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
@@ -2815,7 +3410,7 @@ func (v *KeySignature) Validate() error {
 	if err := checkInt("i", v.I, 0, 4); err != nil {
 		return err
 	}
-	if err := checkString("s", v.S, 0, -1, pattern14); err != nil {
+	if err := checkString("s", v.S, 0, -1, pattern8); err != nil {
 		return err
 	}
 	return nil
@@ -2850,11 +3445,11 @@ func (v *KeystoreFile) Validate() error {
 		return err
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern24); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern25); err != nil {
 			return err
 		}
 	}
-	if err := checkString("sealed", v.Sealed, 54, 65000, pattern20); err != nil {
+	if err := checkString("sealed", v.Sealed, 54, 65000, pattern21); err != nil {
 		return err
 	}
 	if err := checkEnum("v", v.V, "talos-keystore/1"); err != nil {
@@ -2936,7 +3531,7 @@ func (v *ModelExposure) Validate() error {
 		return err
 	}
 	if v.Key != "" {
-		if err := checkString("key", v.Key, 0, -1, pattern0); err != nil {
+		if err := checkString("key", v.Key, 0, -1, pattern9); err != nil {
 			return err
 		}
 	}
@@ -2945,7 +3540,7 @@ func (v *ModelExposure) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("name", v.Name, 0, -1, pattern1); err != nil {
+	if err := checkString("name", v.Name, 0, -1, pattern10); err != nil {
 		return err
 	}
 	if len(v.Operations) > 0 {
@@ -2975,7 +3570,7 @@ func (v *ModelExposure) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("url", v.URL, 0, 1024, pattern2); err != nil {
+	if err := checkString("url", v.URL, 0, 1024, pattern11); err != nil {
 		return err
 	}
 	return nil
@@ -3093,7 +3688,7 @@ func (v *NodeConfig) Validate() error {
 			return err
 		}
 		for i := range v.Anchors {
-			if err := checkString(index("anchors", i), v.Anchors[i], 0, -1, pattern16); err != nil {
+			if err := checkString(index("anchors", i), v.Anchors[i], 0, -1, pattern7); err != nil {
 				return err
 			}
 		}
@@ -3109,7 +3704,7 @@ func (v *NodeConfig) Validate() error {
 		}
 	}
 	if v.API != "" {
-		if err := checkString("api", v.API, 0, -1, pattern25); err != nil {
+		if err := checkString("api", v.API, 0, -1, pattern26); err != nil {
 			return err
 		}
 	}
@@ -3166,7 +3761,7 @@ func (v *NodeConfig) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("network", v.Network, 0, -1, pattern21); err != nil {
+	if err := checkString("network", v.Network, 0, -1, pattern22); err != nil {
 		return err
 	}
 	if err := checkLen("roles", len(v.Roles), 1, 4); err != nil {
@@ -3375,15 +3970,26 @@ func DecodeNodeConfig(data []byte) (*NodeConfig, error) {
 
 // Policy says what an organisation's own principals may do at a node: roles, who has them, and what they may spend.
 type Policy struct {
-	Bindings []RoleBinding   `json:"bindings,omitzero"`
-	Budgets  []SubjectBudget `json:"budgets,omitzero"`
-	Roles    []Role          `json:"roles,omitzero"`
-	Teams    []Team          `json:"teams,omitzero"`
-	V        string          `json:"v"`
+	Approvals []ApprovalRule  `json:"approvals,omitzero"`
+	Bindings  []RoleBinding   `json:"bindings,omitzero"`
+	Budgets   []SubjectBudget `json:"budgets,omitzero"`
+	Roles     []Role          `json:"roles,omitzero"`
+	Teams     []Team          `json:"teams,omitzero"`
+	V         string          `json:"v"`
 }
 
 // Validate reports the first member that is not as the schema says.
 func (v *Policy) Validate() error {
+	if len(v.Approvals) > 0 {
+		if err := checkLen("approvals", len(v.Approvals), 0, 256); err != nil {
+			return err
+		}
+		for i := range v.Approvals {
+			if err := within(index("approvals", i), v.Approvals[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
 	if len(v.Bindings) > 0 {
 		if err := checkLen("bindings", len(v.Bindings), 0, 16384); err != nil {
 			return err
@@ -3433,7 +4039,21 @@ func (v *Policy) Validate() error {
 // AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
 func (v *Policy) AppendCanonical(dst []byte) []byte {
 	dst = append(dst, '{')
+	if len(v.Approvals) > 0 {
+		dst = append(dst, "\"approvals\":"...)
+		dst = append(dst, '[')
+		for i := range v.Approvals {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Approvals[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
 	if len(v.Bindings) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
 		dst = append(dst, "\"bindings\":"...)
 		dst = append(dst, '[')
 		for i := range v.Bindings {
@@ -3536,7 +4156,7 @@ type ProofBundle struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *ProofBundle) Validate() error {
-	if err := checkString("digest", v.Digest, 0, -1, pattern4); err != nil {
+	if err := checkString("digest", v.Digest, 0, -1, pattern3); err != nil {
 		return err
 	}
 	if v.Event != nil {
@@ -3550,7 +4170,7 @@ func (v *ProofBundle) Validate() error {
 	if err := checkInt("index", v.Index, 0, 9007199254740991); err != nil {
 		return err
 	}
-	if err := checkString("leaf", v.Leaf, 0, -1, pattern26); err != nil {
+	if err := checkString("leaf", v.Leaf, 0, -1, pattern27); err != nil {
 		return err
 	}
 	if v.Prior != nil {
@@ -3562,12 +4182,12 @@ func (v *ProofBundle) Validate() error {
 		return err
 	}
 	for i := range v.Proof {
-		if err := checkString(index("proof", i), v.Proof[i], 0, -1, pattern4); err != nil {
+		if err := checkString(index("proof", i), v.Proof[i], 0, -1, pattern3); err != nil {
 			return err
 		}
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern4); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern3); err != nil {
 			return err
 		}
 	}
@@ -3576,7 +4196,7 @@ func (v *ProofBundle) Validate() error {
 			return err
 		}
 		for i := range v.States {
-			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern20); err != nil {
+			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern21); err != nil {
 				return err
 			}
 		}
@@ -3721,7 +4341,7 @@ func (v *Revocation) Validate() error {
 		return err
 	}
 	if v.Jti != "" {
-		if err := checkString("jti", v.Jti, 0, -1, pattern17); err != nil {
+		if err := checkString("jti", v.Jti, 0, -1, pattern18); err != nil {
 			return err
 		}
 	}
@@ -3952,7 +4572,7 @@ type Role struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *Role) Validate() error {
-	if err := checkString("id", v.ID, 0, -1, pattern15); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern4); err != nil {
 		return err
 	}
 	if v.ReadOnly != nil {
@@ -4020,21 +4640,21 @@ type RoleBinding struct {
 // Validate reports the first member that is not as the schema says.
 func (v *RoleBinding) Validate() error {
 	if v.From != "" {
-		if err := checkString("from", v.From, 0, -1, pattern10); err != nil {
+		if err := checkString("from", v.From, 0, -1, pattern0); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, -1, pattern15); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern4); err != nil {
 		return err
 	}
-	if err := checkString("role", v.Role, 0, -1, pattern15); err != nil {
+	if err := checkString("role", v.Role, 0, -1, pattern4); err != nil {
 		return err
 	}
 	if err := checkString("to", v.To, 6, 80, nil); err != nil {
 		return err
 	}
 	if v.Until != "" {
-		if err := checkString("until", v.Until, 0, -1, pattern10); err != nil {
+		if err := checkString("until", v.Until, 0, -1, pattern0); err != nil {
 			return err
 		}
 	}
@@ -4082,7 +4702,7 @@ type Root struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *Root) Validate() error {
-	if err := checkString("did", v.DID, 0, -1, pattern16); err != nil {
+	if err := checkString("did", v.DID, 0, -1, pattern7); err != nil {
 		return err
 	}
 	if err := checkLen("kinds", len(v.Kinds), 1, 5); err != nil {
@@ -4126,7 +4746,7 @@ type SendRequest struct {
 // Validate reports the first member that is not as the schema says.
 func (v *SendRequest) Validate() error {
 	if v.BodyB64u != "" {
-		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern27); err != nil {
+		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern5); err != nil {
 			return err
 		}
 	}
@@ -4135,7 +4755,7 @@ func (v *SendRequest) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("to", v.To, 0, -1, pattern16); err != nil {
+	if err := checkString("to", v.To, 0, -1, pattern7); err != nil {
 		return err
 	}
 	return nil
@@ -4193,11 +4813,11 @@ type Service struct {
 // Validate reports the first member that is not as the schema says.
 func (v *Service) Validate() error {
 	if v.Digest != "" {
-		if err := checkString("digest", v.Digest, 0, -1, pattern13); err != nil {
+		if err := checkString("digest", v.Digest, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern18); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern19); err != nil {
 		return err
 	}
 	if err := checkLen("serviceEndpoint", len(v.ServiceEndpoint), 1, 8); err != nil {
@@ -4269,7 +4889,7 @@ func (v *ServiceEntry) Validate() error {
 	if err := checkEnum("kind", v.Kind, "agent", "model", "tool"); err != nil {
 		return err
 	}
-	if err := checkString("name", v.Name, 0, -1, pattern1); err != nil {
+	if err := checkString("name", v.Name, 0, -1, pattern10); err != nil {
 		return err
 	}
 	if len(v.Operations) > 0 {
@@ -4380,11 +5000,11 @@ func (v *ServiceList) Validate() error {
 	if err := checkInt("iat", v.Iat, 0, 9007199254740991); err != nil {
 		return err
 	}
-	if err := checkString("iss", v.Iss, 0, -1, pattern16); err != nil {
+	if err := checkString("iss", v.Iss, 0, -1, pattern7); err != nil {
 		return err
 	}
 	if v.Region != "" {
-		if err := checkString("region", v.Region, 0, -1, pattern21); err != nil {
+		if err := checkString("region", v.Region, 0, -1, pattern22); err != nil {
 			return err
 		}
 	}
@@ -4397,7 +5017,7 @@ func (v *ServiceList) Validate() error {
 		}
 	}
 	if v.Sig != "" {
-		if err := checkString("sig", v.Sig, 0, -1, pattern14); err != nil {
+		if err := checkString("sig", v.Sig, 0, -1, pattern8); err != nil {
 			return err
 		}
 	}
@@ -4494,7 +5114,7 @@ type ServiceOperation struct {
 // Validate reports the first member that is not as the schema says.
 func (v *ServiceOperation) Validate() error {
 	if v.Digest != "" {
-		if err := checkString("digest", v.Digest, 0, -1, pattern4); err != nil {
+		if err := checkString("digest", v.Digest, 0, -1, pattern3); err != nil {
 			return err
 		}
 	}
@@ -4651,7 +5271,7 @@ func (v *SubjectBudget) Validate() error {
 	if err := checkString("to", v.To, 8, 64, nil); err != nil {
 		return err
 	}
-	if err := checkString("unit", v.Unit, 0, -1, pattern22); err != nil {
+	if err := checkString("unit", v.Unit, 0, -1, pattern23); err != nil {
 		return err
 	}
 	return nil
@@ -4746,7 +5366,7 @@ func (v *Surface) Validate() error {
 			}
 		}
 	}
-	if err := checkString("id", v.ID, 0, -1, pattern15); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern4); err != nil {
 		return err
 	}
 	if err := checkEnum("kind", v.Kind, "agent", "model", "node", "tool", "topic"); err != nil {
@@ -4985,7 +5605,7 @@ type Team struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *Team) Validate() error {
-	if err := checkString("id", v.ID, 0, -1, pattern15); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern4); err != nil {
 		return err
 	}
 	if err := checkLen("members", len(v.Members), 1, 4096); err != nil {
@@ -5074,7 +5694,7 @@ func (v *ToolExposure) Validate() error {
 		}
 	}
 	if v.Key != "" {
-		if err := checkString("key", v.Key, 0, -1, pattern0); err != nil {
+		if err := checkString("key", v.Key, 0, -1, pattern9); err != nil {
 			return err
 		}
 	}
@@ -5083,7 +5703,7 @@ func (v *ToolExposure) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("name", v.Name, 0, -1, pattern1); err != nil {
+	if err := checkString("name", v.Name, 0, -1, pattern10); err != nil {
 		return err
 	}
 	if len(v.Pins) > 0 {
@@ -5116,7 +5736,7 @@ func (v *ToolExposure) Validate() error {
 	if v.Shared != nil {
 	}
 	if v.URL != "" {
-		if err := checkString("url", v.URL, 0, 1024, pattern2); err != nil {
+		if err := checkString("url", v.URL, 0, 1024, pattern11); err != nil {
 			return err
 		}
 	}
@@ -5245,7 +5865,7 @@ type ToolPin struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *ToolPin) Validate() error {
-	if err := checkString("digest", v.Digest, 0, -1, pattern4); err != nil {
+	if err := checkString("digest", v.Digest, 0, -1, pattern3); err != nil {
 		return err
 	}
 	if err := checkString("tool", v.Tool, 0, -1, pattern29); err != nil {
@@ -5277,10 +5897,10 @@ type VerificationMethod struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *VerificationMethod) Validate() error {
-	if err := checkString("controller", v.Controller, 0, 64, pattern3); err != nil {
+	if err := checkString("controller", v.Controller, 0, 64, pattern1); err != nil {
 		return err
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern18); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern19); err != nil {
 		return err
 	}
 	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern30); err != nil {

@@ -13,14 +13,16 @@ import (
 	"github.com/talosprotocol/talos/identity/capability"
 	"github.com/talosprotocol/talos/node/authority"
 	"github.com/talosprotocol/talos/node/directory"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 )
 
 // book enters what the gate decides into the audit log, with the budgets that change.
 type book struct{ n *Node }
 
-func (b book) Enter(ctx context.Context, e gate.Event, rows []gate.Spent) (string, error) {
+func (b book) Enter(ctx context.Context, e gate.Event, spent []gate.Spent, more []execution.Row) error {
 	ev := b.n.proofs.NewEvent(e.Type)
+	ev.ID = e.ID
 	ev.Surface, ev.Peer, ev.Session, ev.Scope, ev.Capability = e.Surface, string(e.Peer), e.Session, e.Scope, e.Capability
 	ev.Intent, ev.Outcome, ev.Code, ev.Reason = e.Intent, e.Outcome, string(e.Code), e.Reason
 	ev.RequestDigest, ev.ResultDigest = e.RequestDigest, e.ResultDigest
@@ -39,8 +41,18 @@ func (b book) Enter(ctx context.Context, e gate.Event, rows []gate.Spent) (strin
 			*f.to = &f.v
 		}
 	}
-	_, err := b.n.proofs.Log().AppendWith(ctx, b.n.store.Budgets().With(rows), ev)
-	return ev.ID, err
+	_, err := b.n.proofs.Log().AppendWith(ctx, b.n.store.With(spent, more), ev)
+	return err
+}
+
+// approver asks the desk of the node, which is there when calls are.
+type approver struct{ n *Node }
+
+func (a approver) Approve(ctx context.Context, r *gate.Request, s *contracts.Surface, c gate.Call) (*gate.Approval, error) {
+	if a.n.approvals == nil {
+		return nil, nil //nolint:nilnil // a node without calls
+	}
+	return a.n.approvals.Approve(ctx, r, s, c)
 }
 
 // door is the gate as sessions see it.
@@ -145,7 +157,7 @@ func (n *Node) openGate(ctx context.Context) error {
 	}
 	ledger := gate.NewLedger()
 	ledger.Load(rows)
-	n.gate = gate.New(gate.Options{Registry: reg, Authority: n.powers, Book: book{n}, Ledger: ledger, Log: n.log, Now: time.Now})
+	n.gate = gate.New(gate.Options{Registry: reg, Authority: n.powers, Approver: approver{n}, Book: book{n}, Ledger: ledger, Log: n.log, Now: time.Now})
 	return nil
 }
 

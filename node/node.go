@@ -23,10 +23,12 @@ import (
 	"github.com/talosprotocol/talos/gossip"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/api"
+	"github.com/talosprotocol/talos/node/approval"
 	"github.com/talosprotocol/talos/node/authority"
 	"github.com/talosprotocol/talos/node/call"
 	"github.com/talosprotocol/talos/node/directory"
 	"github.com/talosprotocol/talos/node/evidence"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/gateway"
 	"github.com/talosprotocol/talos/node/gateway/a2a"
@@ -60,6 +62,9 @@ type Node struct {
 	tools   *mcp.Driver      // the MCP servers that it exposes
 	exposed []contracts.ToolExposure
 
+	executions *execution.Log // what is done once; these two are nil as well
+	approvals  *approval.Desk // what waits for an approval
+	left       []execution.Left
 	agents     []contracts.AgentExposure // that it exposes
 	agentTasks *a2a.Tasks                // whose task at an A2A agent is whose
 	api        *api.Server
@@ -137,6 +142,9 @@ func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *
 		return n, err
 	}
 	if home.Has("agent") || home.Has("gateway") {
+		if err = n.openExecutions(); err != nil { // what I do once
+			return n, err
+		}
 		if err = n.openServices(); err != nil { // what I offer and use
 			return n, err
 		}
@@ -245,6 +253,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.router != nil {
 		call(n.router.Run)
 		call(n.drain)
+		g.Go(func() error { return n.pruneExecutions(ctx) })
 	}
 	if n.api != nil {
 		call(n.api.Run)
@@ -271,6 +280,7 @@ func (n *Node) Run(ctx context.Context) error {
 		if _, err := n.proofs.Append(ctx, n.proofs.NewEvent("node_start")); err != nil {
 			n.log.Error("the start was not recorded", "err", err)
 		}
+		n.settleLeft(ctx)
 	}
 	err := g.Wait()
 	return errors.Join(err, n.close())

@@ -20,6 +20,7 @@ import (
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/api"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 )
 
@@ -65,7 +66,7 @@ func owner(r *gate.Request) error {
 
 type noBook struct{}
 
-func (noBook) Enter(context.Context, gate.Event, []gate.Spent) (string, error) { return "1", nil }
+func (noBook) Enter(context.Context, gate.Event, []gate.Spent, []execution.Row) error { return nil }
 
 func door(t testing.TB, a authority) *gate.Gate {
 	t.Helper()

@@ -10,6 +10,7 @@ import (
 type Node interface {
 	Powers
 	Services
+	Governance
 	Status(ctx context.Context) Status
 	Peers(ctx context.Context) []Peer
 	Resolve(ctx context.Context, did string, fresh bool) (*Resolution, error)

@@ -68,6 +68,7 @@ func (s *Server) routes() map[string]route {
 	}
 	maps.Copy(all, s.capabilityRoutes())
 	maps.Copy(all, s.serviceRoutes())
+	maps.Copy(all, s.governanceRoutes())
 	maps.Copy(all, s.mcpRoutes())
 	maps.Copy(all, s.agentRoutes())
 	return all
@@ -98,10 +99,13 @@ func (s *Server) door(surface *contracts.Surface, rt route) http.HandlerFunc {
 			}
 		}
 		if rt.parse != nil {
+			about := &content{}
+			r = r.WithContext(context.WithValue(r.Context(), contentKey{}, about))
 			if req.Params, act, err = rt.parse(r); err != nil {
 				fail(w, err)
 				return
 			}
+			req.Body = about.body
 		}
 		err = s.cfg.Gate.Do(r.Context(), req, func(ctx context.Context, _ *gate.Pass) (gate.Result, error) {
 			var res gate.Result
@@ -135,7 +139,13 @@ func (b *timedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-type resultKey struct{}
+type (
+	resultKey  struct{}
+	contentKey struct{}
+)
+
+// content is the body of a request, for whoever has to approve it.
+type content struct{ body []byte }
 
 // result gives what an action may say of itself for the record, nil outside of one.
 func result(ctx context.Context) *gate.Result {

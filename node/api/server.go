@@ -269,6 +269,9 @@ func body(r *http.Request) ([]byte, error) {
 	if err != nil {
 		return nil, contracts.Errorf(contracts.Malformed, "reading the request: %w", err)
 	}
+	if c, ok := r.Context().Value(contentKey{}).(*content); ok {
+		c.body = b
+	}
 	return b, nil
 }
 

@@ -94,6 +94,9 @@ const (
 
 	headerGateway = "Talos-Gateway" // who answered
 	headerRequest = "Talos-Request" // commitment to the request
+
+	headerKey = "Idempotency-Key" // of a request: the same for each try of what must be done once
+	maxKey    = 64
 )
 
 func (s *Server) serviceRoutes() map[string]route {
@@ -162,6 +165,9 @@ func (s *Server) model(operation string, failure func(http.ResponseWriter, error
 // use makes a call and copies its answer, and has the gate record who answered what.
 // last makes the event that ends a stream whose rest does not come.
 func (s *Server) use(w http.ResponseWriter, r *http.Request, u *Use, last func(error) []byte) error {
+	if u.Key = r.Header.Get(headerKey); len(u.Key) > maxKey || strings.ContainsFunc(u.Key, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return contracts.Errorf(contracts.Malformed, "the header %s has at most %d bytes of ASCII that print, without spaces", headerKey, maxKey)
+	}
 	a, err := s.node.Use(r.Context(), u)
 	if err != nil {
 		return err

@@ -17,6 +17,13 @@ type policy struct {
 	raw    *contracts.Policy
 	grants map[identity.DID][]*capability.Grant // the most specific first, then by id
 	payers map[identity.DID][]gate.Payer
+	rules  []rule
+}
+
+// rule is a compiled rule for approvals.
+type rule struct {
+	raw   contracts.ApprovalRule
+	scope capability.Scope
 }
 
 // far is the end of a binding that has none.
@@ -75,7 +82,60 @@ func compile(p *contracts.Policy) (*policy, error) {
 		}
 		out.payers[did] = append(out.payers[did], gate.Payer{Account: string(did), Unit: b.Unit, Max: b.Max, Mode: gate.Mode(b.Mode)})
 	}
+	for _, r := range p.Approvals {
+		c, err := compileRule(r)
+		if err != nil {
+			return nil, bad("the approval rule %s: %w", r.ID, err)
+		}
+		out.rules = append(out.rules, c)
+	}
 	return out, nil
+}
+
+func compileRule(r contracts.ApprovalRule) (rule, error) {
+	texts, err := capability.NewScopes(r.Scope)
+	if err != nil {
+		return rule{}, err
+	}
+	scope, err := capability.ParseScope(texts[0])
+	if err != nil {
+		return rule{}, err
+	}
+	if r.By != "" {
+		if _, err := identity.ParseDID(r.By); err != nil {
+			return rule{}, err
+		}
+	}
+	for _, id := range r.Surfaces {
+		if !canWait(id) {
+			return rule{}, contracts.Errorf(contracts.ConfigInvalid, "calls of %s cannot wait for an approval; those of %s can", id, strings.Join(surfacesThatWait, ", "))
+		}
+	}
+	return rule{r, scope}, nil
+}
+
+// surfacesThatWait are those whose calls may wait for an approval.
+var surfacesThatWait = []string{"agent.read", "agent.use", "local.agent.use", "local.model.use", "local.tool.use", "model.use", "tool.read", "tool.write"}
+
+func canWait(surface string) bool { return slices.Contains(surfacesThatWait, surface) }
+
+// Rule gives the first rule for approvals that covers a call on a surface, nil if none
+// does.
+func (s *Service) Rule(surface string, c gate.Call) (*contracts.ApprovalRule, error) {
+	rules := s.policy.Load().rules
+	if len(rules) == 0 || !canWait(surface) {
+		return nil, nil //nolint:nilnil // most calls have none
+	}
+	call, err := s.call(&c, s.dir.Self().DID)
+	if err != nil {
+		return nil, err
+	}
+	for i := range rules {
+		if slices.Contains(rules[i].raw.Surfaces, surface) && rules[i].scope.Covers(&call) {
+			return &rules[i].raw, nil
+		}
+	}
+	return nil, nil //nolint:nilnil // see above
 }
 
 func bind(b contracts.RoleBinding, role contracts.Role, member string) (*capability.Grant, error) {

@@ -55,7 +55,7 @@ func (c *Calls) Do(ctx context.Context, to identity.DID, req Request) (*Response
 
 // again reports whether a failed try allows another.
 func again(req *Request, err error) bool {
-	if !contracts.CodeOf(err).Retryable() {
+	if code := contracts.CodeOf(err); !code.Retryable() || code == contracts.ApprovalRequired { // a person does not answer within a pause
 		return false
 	}
 	return !MayHaveBegun(err) || req.Read && req.IdempotencyKey != ""

@@ -18,6 +18,7 @@ import (
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/identity/capability"
 	"github.com/talosprotocol/talos/identity/keystore"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/store"
 )
@@ -100,7 +101,7 @@ func (g *grants) Decide(_ context.Context, now time.Time, r *gate.Request, c gat
 // free enters nothing; what the gate itself costs is left.
 type free struct{}
 
-func (free) Enter(context.Context, gate.Event, []gate.Spent) (string, error) { return "", nil }
+func (free) Enter(context.Context, gate.Event, []gate.Spent, []execution.Row) error { return nil }
 
 const benchActor = "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"
 
@@ -110,13 +111,13 @@ type durable struct {
 	s   *store.Store
 }
 
-func (d durable) Enter(ctx context.Context, e gate.Event, rows []gate.Spent) (string, error) {
+func (d durable) Enter(ctx context.Context, e gate.Event, rows []gate.Spent, more []execution.Row) error {
 	var random [10]byte
 	_, _ = rand.Read(random[:])
 	ev := anchor.NewEvent(e.Type, benchActor, time.Now(), random)
 	ev.Surface, ev.Subject, ev.Outcome, ev.Intent = e.Surface, e.Subject, e.Outcome, e.Intent
-	_, err := d.log.AppendWith(ctx, d.s.Budgets().With(rows), ev)
-	return ev.ID, err
+	_, err := d.log.AppendWith(ctx, d.s.With(rows, more), ev)
+	return err
 }
 
 type headFile string

@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"runtime/debug"
@@ -9,8 +10,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/talosprotocol/talos/anchor"
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
+	"github.com/talosprotocol/talos/node/execution"
 )
 
 // Proof says how a principal proved who it is.
@@ -64,6 +67,11 @@ type Request struct {
 	Cost Amounts
 	// Allow further limits beside the surface's own, from whoever runs the node.
 	Rate Rate
+	// Execution is the record of a call that must not be done twice; nil: none is kept.
+	Execution *execution.Execution
+	// Body is what the call is about, for whoever has to approve it; the gate does not look
+	// at it, and it goes nowhere else.
+	Body []byte
 }
 
 // Decision is an authority's yes.
@@ -86,13 +94,26 @@ type Authority interface {
 
 // Book is the audit log and the rows of the ledger, in one transaction.
 type Book interface {
-	// Enter makes an event and rows durable together; it returns the event's id.
-	Enter(ctx context.Context, e Event, rows []Spent) (id string, err error)
+	// Enter makes an event and rows durable together: what is spent, and what else there is.
+	Enter(ctx context.Context, e Event, spent []Spent, more []execution.Row) error
 }
 
-// Event is what the gate records: an intent, a result or a denial.
+// Approver is asked whether a call that everything else allows may begin. It waits for
+// the decision. Nil and no error: nobody has to be asked.
+type Approver interface {
+	Approve(ctx context.Context, r *Request, s *contracts.Surface, c Call) (*Approval, error)
+}
+
+// Approval is a yes that was asked for.
+type Approval struct {
+	Action   *contracts.Action
+	Decision *contracts.ActionDecision
+}
+
+// Event is what the gate records: an intent, a result, a denial or an approval.
 type Event struct {
-	Type                         string // intent, result, denied
+	ID                           string // UUIDv7
+	Type                         string // intent, result, denied, approval
 	Intent                       string // of a result: the id of its intent
 	Surface, Subject             string
 	Peer                         identity.DID
@@ -114,6 +135,8 @@ type Result struct {
 	// Peer and RequestDigest go into the event where only the work knows them.
 	Peer          identity.DID
 	RequestDigest string
+	// NotBegun says of work that failed that it certainly had no effect.
+	NotBegun bool
 }
 
 // Pass is what the work holds while it runs.
@@ -141,7 +164,8 @@ type Gate struct {
 	ledger *Ledger
 	log    *slog.Logger
 	now    func() time.Time
-	node   Rate // of the whole node; the zero value does not limit
+	node   Rate     // of the whole node; the zero value does not limit
+	asks   Approver // nil: nobody has to be asked
 	later  sync.WaitGroup
 	slots  chan struct{} // of what is recorded later
 }
@@ -155,6 +179,7 @@ type Options struct {
 	Authority Authority
 	Book      Book
 	Ledger    *Ledger
+	Approver  Approver
 	Node      Rate
 	Log       *slog.Logger
 	Now       func() time.Time
@@ -162,7 +187,7 @@ type Options struct {
 
 // New makes a gate.
 func New(o Options) *Gate {
-	return &Gate{reg: o.Registry, auth: o.Authority, book: o.Book, limits: NewLimiter(), ledger: o.Ledger, log: o.Log, now: o.Now, node: o.Node, slots: make(chan struct{}, maxLater)}
+	return &Gate{reg: o.Registry, auth: o.Authority, book: o.Book, limits: NewLimiter(), ledger: o.Ledger, log: o.Log, now: o.Now, node: o.Node, asks: o.Approver, slots: make(chan struct{}, maxLater)}
 }
 
 // Registry gives the gate's surfaces.
@@ -249,23 +274,61 @@ func (g *Gate) admit(ctx context.Context, r *Request, s *contracts.Surface) (*Pa
 		g.denied(ctx, r, s, err)
 		return nil, err
 	}
-	if d.Commit != nil {
-		if err := d.Commit(now); err != nil {
-			res.Settle(nil)
-			g.denied(ctx, r, s, err)
-			return nil, err
-		}
+	if err := g.last(ctx, r, s, c, &d); err != nil {
+		res.Settle(nil)
+		g.denied(ctx, r, s, err)
+		return nil, err
 	}
 	return &Pass{Decision: d, Call: c, reservation: res}, nil
 }
 
-// begin makes the decision to begin durable, with the budgets that it holds.
+// last asks for an approval where one is needed, and has the grant count the call.
+func (g *Gate) last(ctx context.Context, r *Request, s *contracts.Surface, c Call, d *Decision) error {
+	if g.asks != nil {
+		a, err := g.asks.Approve(ctx, r, s, c)
+		if code := contracts.CodeOf(err); a != nil || code == contracts.ApprovalDenied {
+			err = errors.Join(err, g.approved(ctx, r, s, a, code))
+		}
+		if err != nil {
+			return err
+		}
+		if a != nil && r.Execution != nil {
+			r.Execution.Approved(a.Action, a.Decision)
+		}
+	}
+	if d.Commit == nil {
+		return nil
+	}
+	return d.Commit(g.now())
+}
+
+// approved records that somebody was asked, and what they said.
+func (g *Gate) approved(ctx context.Context, r *Request, s *contracts.Surface, a *Approval, code contracts.Code) error {
+	if s.Record == "none" {
+		return nil
+	}
+	e := g.event("approval", r, s, Decision{})
+	e.Outcome, e.Code = "denied", code
+	if a != nil {
+		e.Outcome, e.Code, e.Peer, e.RequestDigest = "ok", "", identity.DID(a.Decision.By), a.Action.Request
+	}
+	return g.book.Enter(ctx, e, nil, nil)
+}
+
+// begin makes the decision to begin durable, with the budgets that it holds and the record
+// of the execution.
 func (g *Gate) begin(ctx context.Context, r *Request, s *contracts.Surface, p *Pass) (intent string, err error) {
 	if s.Record != "intent" && s.Record != "intent-later" {
 		return "", nil
 	}
 	e := g.event("intent", r, s, p.Decision)
-	return g.book.Enter(ctx, e, p.reservation.Rows())
+	var rows []execution.Row
+	if r.Execution != nil {
+		if rows, err = r.Execution.Start(e.ID); err != nil {
+			return "", err
+		}
+	}
+	return e.ID, g.book.Enter(ctx, e, p.reservation.Rows(), rows)
 }
 
 // run does the work and records how it ended.
@@ -306,11 +369,14 @@ func (g *Gate) end(ctx context.Context, r *Request, s *contracts.Surface, p *Pas
 	}
 	e.UnitsIn, e.UnitsOut, e.CostMicro, e.ResultDigest, e.Duration = res.UnitsIn, res.UnitsOut, res.Used[Micro], res.ResultDigest, took
 	ctx = context.WithoutCancel(ctx)
+	if r.Execution != nil && intent != "" {
+		more, err := r.Execution.End(failed, !res.NotBegun, res.ResultDigest)
+		return errors.Join(err, g.book.Enter(ctx, e, rows, more))
+	}
 	if (s.Record == "later" || s.Record == "intent-later") && g.enterLater(ctx, e, rows) {
 		return nil
 	}
-	_, err := g.book.Enter(ctx, e, rows)
-	return err
+	return g.book.Enter(ctx, e, rows, nil)
 }
 
 // enterLater records beside the call, so that nobody waits for the disk; false if too much
@@ -323,7 +389,7 @@ func (g *Gate) enterLater(ctx context.Context, e Event, rows []Spent) bool {
 	}
 	g.later.Go(func() {
 		defer func() { <-g.slots }()
-		if _, err := g.book.Enter(ctx, e, rows); err != nil {
+		if err := g.book.Enter(ctx, e, rows, nil); err != nil {
 			g.log.Error("the result of a call was not recorded", "surface", e.Surface, "err", err)
 		}
 	})
@@ -347,7 +413,9 @@ func outcome(err error) string {
 
 // event fills what the surface allows.
 func (g *Gate) event(typ string, r *Request, s *contracts.Surface, d Decision) Event {
-	e := Event{Type: typ, Surface: s.ID, Subject: r.Who.Subject(), HighRisk: s.Access == "destructive"}
+	var random [10]byte
+	_, _ = rand.Read(random[:]) // never fails
+	e := Event{ID: anchor.NewID(g.now(), random), Type: typ, Surface: s.ID, Subject: r.Who.Subject(), HighRisk: s.Access == "destructive"}
 	if mayAudit(s, "peer") {
 		e.Peer = r.Peer
 	}
@@ -380,7 +448,7 @@ func (g *Gate) denied(ctx context.Context, r *Request, s *contracts.Surface, why
 	}
 	e := g.event("denied", r, s, Decision{})
 	e.Outcome, e.Code = "denied", contracts.CodeOf(why)
-	if _, err := g.book.Enter(ctx, e, nil); err != nil {
+	if err := g.book.Enter(ctx, e, nil, nil); err != nil {
 		g.log.Warn("a denial was not recorded", "surface", s.ID, "err", err)
 	}
 }

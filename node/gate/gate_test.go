@@ -3,7 +3,6 @@ package gate_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 )
 
@@ -25,14 +25,14 @@ type book struct {
 	fail   error
 }
 
-func (b *book) Enter(_ context.Context, e gate.Event, rows []gate.Spent) (string, error) {
+func (b *book) Enter(_ context.Context, e gate.Event, rows []gate.Spent, _ []execution.Row) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.fail != nil {
-		return "", b.fail
+		return b.fail
 	}
 	b.events, b.rows = append(b.events, e), append(b.rows, rows)
-	return fmt.Sprint(len(b.events)), nil
+	return nil
 }
 
 func (b *book) types() (out []string) {
@@ -111,7 +111,7 @@ func TestDenyByDefault(t *testing.T) {
 		}
 		return gate.Result{}, nil
 	})
-	if err != nil || len(b.events) != 2 || b.events[1].Intent != "1" {
+	if err != nil || len(b.events) != 2 || b.events[1].Intent != b.events[0].ID {
 		t.Errorf("%v, %+v", err, b.events)
 	}
 }

@@ -3,6 +3,7 @@
 //
 //	driver.go   what a kind of service must do: say what a call is, and do it
 //	serve.go    the executor: read, plan, pass the gate, do, sign the receipt
+//	once.go     calls that change something: once for an idempotency key
 //	local.go    the same for a program of this machine, without the mesh
 //	receipt.go  commitments and receipts
 //	list.go     what a node offers, signed; asking for it; the DHT

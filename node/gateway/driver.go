@@ -7,6 +7,7 @@ import (
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/call"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 )
 
@@ -83,9 +84,10 @@ type output interface {
 // goroutine at a time may use it.
 type Reply struct {
 	out    output
-	commit *commitment
+	commit *execution.Commitment
 	headed bool
 	n      int64
+	tape   *tape // of an answer that may be asked for again; nil: none
 }
 
 // Header sets what precedes the body: the upstream's status, content type, and the
@@ -94,13 +96,18 @@ func (r *Reply) Header(status int, contentType string, length int64, headers ...
 	s := int64(status)
 	m := contracts.CallMeta{V: metaVersion, Status: &s, Headers: headers}
 	r.headed = true
-	return r.out.Header(call.ResponseHeader{ContentType: contentType, Length: length, Meta: m.AppendCanonical(nil)})
+	head := call.ResponseHeader{ContentType: contentType, Length: length, Meta: m.AppendCanonical(nil)}
+	if r.tape != nil {
+		r.tape.head = head
+	}
+	return r.out.Header(head)
 }
 
 // Write appends to the body. It waits while the caller does not read.
 func (r *Reply) Write(p []byte) (int, error) {
 	n, err := r.out.Write(p)
 	_, _ = r.commit.Write(p[:n])
+	r.tape.write(p[:n])
 	r.n += int64(n)
 	return n, err
 }

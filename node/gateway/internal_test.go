@@ -12,6 +12,7 @@ import (
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/call"
+	"github.com/talosprotocol/talos/node/execution"
 )
 
 func newKey(t *testing.T) identity.InvocationKey {
@@ -32,7 +33,7 @@ func TestReceipts(t *testing.T) {
 	salt := newSalt()
 	r := &contracts.CallReceipt{
 		Call: "019a0000-0000-7000-8000-000000000000", Caller: someDID, Executor: someDID, Surface: "model.use", Service: "m",
-		Request: Commit(salt, []byte("question")), Response: Commit(salt, []byte("answer")), Outcome: "ok", At: instant(time.Now()),
+		Request: execution.Commit(salt, []byte("question")), Response: execution.Commit(salt, []byte("answer")), Outcome: "ok", At: instant(time.Now()),
 	}
 	want := *r
 	raw := signReceipt(r, key)
@@ -52,8 +53,8 @@ func TestReceipts(t *testing.T) {
 	}
 	for what, change := range map[string]func(*contracts.CallReceipt){
 		"call": func(r *contracts.CallReceipt) { r.Call = "x" }, "caller": func(r *contracts.CallReceipt) { r.Caller = "x" }, "executor": func(r *contracts.CallReceipt) { r.Executor = "x" },
-		"service": func(r *contracts.CallReceipt) { r.Service = "x" }, "request": func(r *contracts.CallReceipt) { r.Request = Commit(salt, []byte("another")) },
-		"response": func(r *contracts.CallReceipt) { r.Response = Commit(newSalt(), []byte("answer")) },
+		"service": func(r *contracts.CallReceipt) { r.Service = "x" }, "request": func(r *contracts.CallReceipt) { r.Request = execution.Commit(salt, []byte("another")) },
+		"response": func(r *contracts.CallReceipt) { r.Response = execution.Commit(newSalt(), []byte("answer")) },
 	} {
 		other := want
 		change(&other)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 )
 
@@ -29,7 +30,7 @@ func (g *Gateway) list(ctx context.Context, who gate.Principal, out output) erro
 		if err != nil {
 			return gate.Result{}, err
 		}
-		reply := &Reply{out: out, commit: commit(nil)}
+		reply := &Reply{out: out, commit: execution.NewCommitment(nil)}
 		if err := reply.Header(200, "application/json", int64(len(b))); err != nil {
 			return gate.Result{}, err
 		}

@@ -2,10 +2,8 @@ package gateway
 
 import (
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
-	"hash"
 	"time"
 
 	"github.com/talosprotocol/talos/contracts"
@@ -20,31 +18,9 @@ const (
 	// Contexts of signatures: none of Talos's begins as another.
 	receiptContext = "talos/receipt/1"
 	listContext    = "talos/services/1"
-
-	commitPrefix = "talos/commit/1\n"
 )
 
 var b64 = base64.RawURLEncoding
-
-// commitment is SHA-256 of the prefix, the salt and the bytes (GW-7): a digest alone
-// would let a guess of a short prompt be tried.
-type commitment struct{ hash.Hash }
-
-func commit(salt []byte) *commitment {
-	h := sha256.New()
-	h.Write([]byte(commitPrefix))
-	h.Write(salt)
-	return &commitment{h}
-}
-
-func (c *commitment) text() string { return b64.EncodeToString(c.Sum(nil)) }
-
-// Commit gives the commitment to a body, as it stands in receipts and audit events.
-func Commit(salt, body []byte) string {
-	c := commit(salt)
-	_, _ = c.Write(body)
-	return c.text()
-}
 
 func newSalt() []byte {
 	b := make([]byte, 32)

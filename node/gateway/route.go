@@ -11,11 +11,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/authority"
 	"github.com/talosprotocol/talos/node/call"
 	"github.com/talosprotocol/talos/node/directory"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/p2p"
 )
@@ -138,7 +141,7 @@ func (r *Router) Use(ctx context.Context, u *Use) (*Answer, error) {
 		return nil, err
 	}
 	r.health.called()
-	if u.Repeatable && u.IdempotencyKey == "" {
+	if u.IdempotencyKey == "" {
 		u.IdempotencyKey = b64.EncodeToString(newSalt())[:22]
 	}
 	var last error
@@ -202,12 +205,11 @@ func (r *Router) try(ctx context.Context, c candidate, u *Use, gateways int) (*A
 	if err != nil {
 		return nil, err
 	}
-	a.Request = Commit(salt, u.Body)
+	a.Request = execution.Commit(salt, u.Body)
 	return a, nil
 }
 
-// remote shows what the wallet holds for the gateway and calls it; once more if it has
-// forgotten.
+// remote calls a gateway.
 func (r *Router) remote(ctx context.Context, did identity.DID, h call.Header, body, salt []byte, gateways int) (*Answer, error) {
 	id, p, err := r.Dir.Connect(ctx, did)
 	if err != nil {
@@ -217,14 +219,15 @@ func (r *Router) remote(ctx context.Context, did identity.DID, h call.Header, bo
 	if gateways > 1 {
 		tries = 1 // another one is asked instead
 	}
-	var resp *call.Response
-	for again := false; ; again = true {
-		if err := r.Powers.Present(ctx, id, did, again); err != nil {
-			return nil, call.NotBegun(err)
-		}
-		resp, err = r.Calls.Do(ctx, did, call.Request{Header: h, Body: bytes.NewReader(body), Tries: tries})
-		if err == nil || again || call.MayHaveBegun(err) || contracts.CodeOf(err) != contracts.NoCapability {
+	resp, err := r.show(ctx, id, did, h, body, tries)
+	for _, pause := range askAgain {
+		// The gateway does a write once for its key: asked again, it says what became of it.
+		if err == nil || h.Read || !call.MayHaveBegun(err) || contracts.CodeOf(err) != contracts.Unavailable || !wait(ctx, pause) {
 			break
+		}
+		r.Log.Info("a gateway is asked what became of a call", "gateway", did, "service", h.Service, "err", err)
+		if again, e := r.show(ctx, id, did, h, body, tries); e == nil || contracts.CodeOf(e) != contracts.Unavailable {
+			resp, err = again, mayHaveBegun(e)
 		}
 	}
 	if lacking(err) && !call.MayHaveBegun(err) {
@@ -239,10 +242,67 @@ func (r *Router) remote(ctx context.Context, did identity.DID, h call.Header, bo
 		_ = resp.Body.Close()
 		return nil, err
 	}
-	b := &answerBody{r: r, resp: resp, peer: p, commit: commit(salt), want: contracts.CallReceipt{
-		Call: resp.ID, Caller: string(r.Dir.Self().DID), Executor: string(did), Service: h.Service, Request: Commit(salt, body),
+	b := &answerBody{r: r, resp: resp, peer: p, commit: execution.NewCommitment(salt), want: contracts.CallReceipt{
+		Call: resp.ID, Caller: string(r.Dir.Self().DID), Executor: string(did), Service: h.Service, Request: execution.Commit(salt, body),
 	}}
 	return &Answer{Status: int(*m.Status), ContentType: resp.Header.ContentType, Headers: m.Headers, Length: resp.Header.Length, Body: b, Gateway: did, receipt: func() *contracts.CallReceipt { return b.got }}, nil
+}
+
+// askAgain is how long after each other a gateway is asked what became of a write, when it
+// went away in the middle.
+var askAgain = []time.Duration{250 * time.Millisecond, time.Second, 3 * time.Second}
+
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// mayHaveBegun takes back that nothing was begun: what an answer to a second try says, it
+// does not say of the first.
+func mayHaveBegun(err error) error {
+	if err == nil || call.MayHaveBegun(err) {
+		return err
+	}
+	return contracts.Errorf(contracts.CodeOf(err), "whether the call was done is not known; asked again, the gateway says: %s", contracts.Message(err))
+}
+
+// show shows what the wallet holds for the gateway and calls it; once more if it has
+// forgotten.
+func (r *Router) show(ctx context.Context, id peer.ID, did identity.DID, h call.Header, body []byte, tries int) (resp *call.Response, err error) {
+	for again := false; ; again = true {
+		if err := r.Powers.Present(ctx, id, did, again); err != nil {
+			return nil, call.NotBegun(err)
+		}
+		resp, err = r.Calls.Do(ctx, did, call.Request{Header: h, Body: bytes.NewReader(body), Tries: tries})
+		if err == nil || again || call.MayHaveBegun(err) || contracts.CodeOf(err) != contracts.NoCapability {
+			return resp, err
+		}
+	}
+}
+
+// Ask makes a call of a node whose answer is short: at most `most` bytes, and no service of
+// a gateway.
+func (r *Router) Ask(ctx context.Context, did identity.DID, surface string, body []byte, most int64) ([]byte, error) {
+	id, _, err := r.Dir.Connect(ctx, did)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := r.show(ctx, id, did, call.Header{Surface: surface}, body, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // read
+	b, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = contracts.Errorf(contracts.TooLarge, "an answer of more than %d bytes", most)
+	}
+	return b, err
 }
 
 // kindOf gives the kind of service that a surface is of: what precedes the point.
@@ -268,7 +328,7 @@ type answerBody struct {
 	r      *Router
 	resp   *call.Response
 	peer   *directory.Peer
-	commit *commitment
+	commit *execution.Commitment
 	want   contracts.CallReceipt
 	got    *contracts.CallReceipt
 	over   error
@@ -298,7 +358,7 @@ func (b *answerBody) check() error {
 	}
 	got, err := VerifyReceipt(raw, b.peer.State.Doc.Invocation)
 	if err == nil {
-		b.want.Response = b.commit.text()
+		b.want.Response = b.commit.Text()
 		err = expect(got, &b.want)
 	}
 	if err != nil {

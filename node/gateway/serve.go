@@ -13,6 +13,7 @@ import (
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/call"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 )
 
@@ -32,8 +33,10 @@ type Config struct {
 	// Key signs receipts and the list of services: the invocation key in use now.
 	Key  func() (identity.InvocationKey, error)
 	Gate *gate.Gate
-	Log  *slog.Logger
-	Now  func() time.Time
+	// Executions keeps what is done of calls that change something; nil: nothing is kept.
+	Executions *execution.Log
+	Log        *slog.Logger
+	Now        func() time.Time
 }
 
 // Gateway serves the calls of others. It is safe for concurrent use.
@@ -195,23 +198,35 @@ func (g *Gateway) asked(ctx context.Context, who gate.Principal, h *call.Header,
 	}, salt, nil
 }
 
-// do passes the gate and does what was planned. Whatever happens before the work begins
-// has not begun; so has what the work marks itself.
+// do passes the gate and does what was planned, once. Whatever happens before the work
+// begins has not begun; so has what the work marks itself.
 func (g *Gateway) do(ctx context.Context, who gate.Principal, h *call.Header, a *Asked, p *Plan, salt []byte, out output) (*contracts.CallReceipt, error) {
-	request := Commit(salt, a.Body)
-	reply := &Reply{out: out, commit: commit(salt)}
+	request := execution.Commit(salt, a.Body)
+	reply := &Reply{out: out, commit: execution.NewCommitment(salt)}
+	req := &gate.Request{
+		Surface: p.Surface, Who: who, Params: p.Params, Args: p.Args, Token: h.Capability,
+		Peer: who.DID, RequestDigest: request, Cost: p.Cost, Body: a.Body,
+	}
+	ex, prior, err := g.begin(ctx, h, req, salt)
+	if err != nil {
+		return nil, err
+	}
+	if prior != nil {
+		return g.again(ctx, who, h, p, req, prior, reply)
+	}
+	if ex != nil {
+		defer ex.Close()
+		req.Execution, reply.tape = ex, &tape{}
+	}
 	var used Usage
 	begun := false
-	err := g.cfg.Gate.Do(ctx, &gate.Request{
-		Surface: p.Surface, Who: who, Params: p.Params, Args: p.Args, Token: h.Capability,
-		Peer: who.DID, RequestDigest: request, Cost: p.Cost,
-	}, func(ctx context.Context, pass *gate.Pass) (gate.Result, error) {
+	err = g.cfg.Gate.Do(ctx, req, func(ctx context.Context, pass *gate.Pass) (gate.Result, error) {
 		begun = true
 		var err error
 		used, err = p.Do(ctx, pass, reply)
 		return gate.Result{
 			Used:    gate.Amounts{gate.Calls: 1, gate.Tokens: used.Tokens, gate.Micro: used.CostMicro},
-			UnitsIn: used.In, UnitsOut: used.Out, ResultDigest: reply.commit.text(),
+			UnitsIn: used.In, UnitsOut: used.Out, ResultDigest: reply.commit.Text(), NotBegun: !call.MayHaveBegun(err),
 		}, err
 	})
 	if err != nil && !begun {
@@ -220,13 +235,18 @@ func (g *Gateway) do(ctx context.Context, who gate.Principal, h *call.Header, a 
 	if err != nil && !used.Cut {
 		return nil, err
 	}
-	return g.receipt(who, h, p, &used, request, reply, err), nil
+	rec := g.receipt(who, h, p, &used, request, reply, err)
+	if ex != nil {
+		rec.Execution = ex.ID()
+		ex.Keep(reply.tape, reply.tape.size())
+	}
+	return rec, nil
 }
 
 func (g *Gateway) receipt(who gate.Principal, h *call.Header, p *Plan, u *Usage, request string, reply *Reply, failed error) *contracts.CallReceipt {
 	r := &contracts.CallReceipt{
 		V: receiptVersion, Call: h.ID, Caller: string(who.DID), Executor: string(g.cfg.DID), Surface: p.Surface, Service: h.Service, Method: h.Method,
-		Request: request, Response: reply.commit.text(), Outcome: "ok", UnitsIn: &u.In, UnitsOut: &u.Out, CostMicro: &u.CostMicro,
+		Request: request, Response: reply.commit.Text(), Outcome: "ok", UnitsIn: &u.In, UnitsOut: &u.Out, CostMicro: &u.CostMicro,
 		At: instant(g.cfg.Now()),
 	}
 	if u.Estimated {

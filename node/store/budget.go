@@ -6,6 +6,7 @@ import (
 
 	"github.com/talosprotocol/talos/anchor/auditlog"
 	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 )
 
@@ -26,14 +27,26 @@ func budgetRow(s gate.Spent) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, uint64(s.Used)), uint64(s.Held))
 }
 
-// With makes rows a companion of audit events: durable with them, or not at all.
-func (b Budgets) With(rows []gate.Spent) auditlog.Companion {
-	if len(rows) == 0 {
+// With makes rows a companion of audit events: durable with them, or not at all. more are
+// rows of the plain table; a nil value removes one.
+func (s *Store) With(spent []gate.Spent, more []execution.Row) auditlog.Companion {
+	if len(spent)+len(more) == 0 {
 		return nil
 	}
-	return &companion{bytes: 64 * len(rows), f: func(tx *Tx) error {
-		for _, r := range rows {
+	size := 64 * len(spent)
+	for _, r := range more {
+		size += 64 + len(r.Value)
+	}
+	return &companion{bytes: size, f: func(tx *Tx) error {
+		for _, r := range spent {
 			tx.Put(budgetKey(r), budgetRow(r))
+		}
+		for _, r := range more {
+			if r.Value == nil {
+				tx.Delete(rowsKey(r.Key))
+			} else {
+				tx.Put(rowsKey(r.Key), r.Value)
+			}
 		}
 		return nil
 	}}

@@ -17,6 +17,7 @@ import (
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/call"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/gateway"
 	"github.com/talosprotocol/talos/node/gateway/a2a"
@@ -44,7 +45,7 @@ func (a *authority) Decide(_ context.Context, _ time.Time, r *gate.Request, c ga
 
 type silent struct{}
 
-func (silent) Enter(context.Context, gate.Event, []gate.Spent) (string, error) { return "id", nil }
+func (silent) Enter(context.Context, gate.Event, []gate.Spent, []execution.Row) error { return nil }
 
 const (
 	alice = identity.DID("did:key:z6MkAlice")

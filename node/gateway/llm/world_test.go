@@ -16,6 +16,7 @@ import (
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/call"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/gateway"
 	"github.com/talosprotocol/talos/node/gateway/llm"
@@ -35,11 +36,11 @@ type notes struct {
 	events []gate.Event
 }
 
-func (n *notes) Enter(_ context.Context, e gate.Event, _ []gate.Spent) (string, error) {
+func (n *notes) Enter(_ context.Context, e gate.Event, _ []gate.Spent, _ []execution.Row) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.events = append(n.events, e)
-	return "id", nil
+	return nil
 }
 
 func (n *notes) last() gate.Event {

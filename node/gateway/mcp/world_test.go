@@ -23,6 +23,7 @@ import (
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/call"
+	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/gateway"
 	"github.com/talosprotocol/talos/node/gateway/mcp"
@@ -62,7 +63,7 @@ func (g *granted) Decide(_ context.Context, _ time.Time, r *gate.Request, c gate
 
 type silent struct{}
 
-func (silent) Enter(context.Context, gate.Event, []gate.Spent) (string, error) { return "id", nil }
+func (silent) Enter(context.Context, gate.Event, []gate.Spent, []execution.Row) error { return nil }
 
 const (
 	alice = identity.DID("did:key:z6MkAlice")
