@@ -28,7 +28,7 @@ var floors = map[string]int{
 	"identity/capability": 2, "identity/keystore": 2, "ratchet/handshake": 2, "ratchet/ratchettest": 2,
 	"anchor/auditlog": 2, "anchor/witness": 2, "gossip": 2, "node/p2p": 2,
 	"node/directory": 3, "anchor/anchortest": 3, "node/execution": 2, "node/gate": 3, "node/authority": 4,
-	"node/approval": 4, "node/session": 4, "node/evidence": 4, "node/api": 4, "node/call": 4,
+	"node/approval": 4, "node/receipt": 4, "node/session": 4, "node/evidence": 4, "node/api": 4, "node/call": 4,
 	"node/store": 5, "node/gateway": 5, "node/gateway/outbound": 4, "node/gateway/sse": 4,
 	"node/gateway/llm": 6, "node/gateway/mcp": 6, "node/gateway/a2a": 6,
 	"node": 7, "testnet": 8, "cmd/talos": 9,

@@ -1860,6 +1860,97 @@ func (v *Constraint) AppendCanonical(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// Countersignature is one caller's signature of one receipt.
+type Countersignature struct {
+	Call string `json:"call"`
+	Sig  string `json:"sig"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Countersignature) Validate() error {
+	if err := checkString("call", v.Call, 0, -1, pattern2); err != nil {
+		return err
+	}
+	if err := checkString("sig", v.Sig, 0, -1, pattern8); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Countersignature) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"call\":"...)
+	dst = jcs.AppendString(dst, v.Call)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"sig\":"...)
+	dst = jcs.AppendString(dst, v.Sig)
+	return append(dst, '}')
+}
+
+// Countersignatures gives an executor its callers' signatures of its receipts.
+type Countersignatures struct {
+	Signatures []Countersignature `json:"signatures"`
+	V          string             `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Countersignatures) Validate() error {
+	if err := checkLen("signatures", len(v.Signatures), 1, 256); err != nil {
+		return err
+	}
+	for i := range v.Signatures {
+		if err := within(index("signatures", i), v.Signatures[i].Validate()); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-countersignatures/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Countersignatures) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"signatures\":"...)
+	dst = append(dst, '[')
+	for i := range v.Signatures {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = v.Signatures[i].AppendCanonical(dst)
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseCountersignatures reads a Countersignatures from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseCountersignatures(data []byte) (*Countersignatures, error) {
+	v := new(Countersignatures)
+	if err := parse("countersignatures", data, 262144, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeCountersignatures reads a Countersignatures from its canonical bytes and refuses any other.
+func DecodeCountersignatures(data []byte) (*Countersignatures, error) {
+	v := new(Countersignatures)
+	if err := decode("countersignatures", data, 262144, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // DIDDocument is a DID document (DID 1.1) in the form that Talos publishes: Multikey verification methods and
 // endpoints as lists of strings. At most 8 KiB.
 type DIDDocument struct {
@@ -3212,6 +3303,116 @@ func DecodeGrantRequest(data []byte) (*GrantRequest, error) {
 	return v, nil
 }
 
+// KeptReceipt is a receipt as one of its two sides keeps it.
+type KeptReceipt struct {
+	// SHA-256 of the caller's; absent for a did:key.
+	CallerState string `json:"caller_state,omitzero"`
+	// The caller's, over the canonical form of the signed receipt.
+	Countersignature string `json:"countersignature,omitzero"`
+	// Why the caller does not agree; then there is no countersignature.
+	Disputed string `json:"disputed,omitzero"`
+	// SHA-256 of the state record that has the executor's key.
+	ExecutorState string      `json:"executor_state"`
+	Receipt       CallReceipt `json:"receipt"`
+	Side          string      `json:"side"`
+	V             string      `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *KeptReceipt) Validate() error {
+	if v.CallerState != "" {
+		if err := checkString("caller_state", v.CallerState, 0, -1, pattern3); err != nil {
+			return err
+		}
+	}
+	if v.Countersignature != "" {
+		if err := checkString("countersignature", v.Countersignature, 0, -1, pattern8); err != nil {
+			return err
+		}
+	}
+	if v.Disputed != "" {
+		if err := checkString("disputed", v.Disputed, 0, 200, nil); err != nil {
+			return err
+		}
+	}
+	if err := checkString("executor_state", v.ExecutorState, 0, -1, pattern3); err != nil {
+		return err
+	}
+	if err := within("receipt", v.Receipt.Validate()); err != nil {
+		return err
+	}
+	if err := checkEnum("side", v.Side, "caller", "executor"); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-kept-receipt/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *KeptReceipt) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.CallerState != "" {
+		dst = append(dst, "\"caller_state\":"...)
+		dst = jcs.AppendString(dst, v.CallerState)
+	}
+	if v.Countersignature != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"countersignature\":"...)
+		dst = jcs.AppendString(dst, v.Countersignature)
+	}
+	if v.Disputed != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"disputed\":"...)
+		dst = jcs.AppendString(dst, v.Disputed)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"executor_state\":"...)
+	dst = jcs.AppendString(dst, v.ExecutorState)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"receipt\":"...)
+	dst = v.Receipt.AppendCanonical(dst)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"side\":"...)
+	dst = jcs.AppendString(dst, v.Side)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseKeptReceipt reads a KeptReceipt from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseKeptReceipt(data []byte) (*KeptReceipt, error) {
+	v := new(KeptReceipt)
+	if err := parse("kept-receipt", data, 20480, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeKeptReceipt reads a KeptReceipt from its canonical bytes and refuses any other.
+func DecodeKeptReceipt(data []byte) (*KeptReceipt, error) {
+	v := new(KeptReceipt)
+	if err := decode("kept-receipt", data, 20480, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // KeyEvent is one establishment event of a key log: icp (inception), rot (rotation) or end.
 type KeyEvent struct {
 	// The DID; absent in an inception, whose digest it is.
@@ -4296,6 +4497,89 @@ func ParseProofBundle(data []byte) (*ProofBundle, error) {
 func DecodeProofBundle(data []byte) (*ProofBundle, error) {
 	v := new(ProofBundle)
 	if err := decode("proof-bundle", data, 262144, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// ReceiptFile is receipts with all that a stranger needs to check them.
+type ReceiptFile struct {
+	Receipts []KeptReceipt `json:"receipts"`
+	// The state records that the receipts name.
+	States []SignedState `json:"states"`
+	V      string        `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ReceiptFile) Validate() error {
+	if err := checkLen("receipts", len(v.Receipts), 0, 131072); err != nil {
+		return err
+	}
+	for i := range v.Receipts {
+		if err := within(index("receipts", i), v.Receipts[i].Validate()); err != nil {
+			return err
+		}
+	}
+	if err := checkLen("states", len(v.States), 0, 4096); err != nil {
+		return err
+	}
+	for i := range v.States {
+		if err := within(index("states", i), v.States[i].Validate()); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("v", v.V, "talos-receipts/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ReceiptFile) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"receipts\":"...)
+	dst = append(dst, '[')
+	for i := range v.Receipts {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = v.Receipts[i].AppendCanonical(dst)
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"states\":"...)
+	dst = append(dst, '[')
+	for i := range v.States {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = v.States[i].AppendCanonical(dst)
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseReceiptFile reads a ReceiptFile from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseReceiptFile(data []byte) (*ReceiptFile, error) {
+	v := new(ReceiptFile)
+	if err := parse("receipt-file", data, 268435456, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeReceiptFile reads a ReceiptFile from its canonical bytes and refuses any other.
+func DecodeReceiptFile(data []byte) (*ReceiptFile, error) {
+	v := new(ReceiptFile)
+	if err := decode("receipt-file", data, 268435456, v); err != nil {
 		return nil, err
 	}
 	return v, nil

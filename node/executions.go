@@ -68,8 +68,11 @@ func (n *Node) pruneExecutions(ctx context.Context) error {
 
 // answer answers the calls of the mesh.
 func (n *Node) answer(ctx context.Context, c *call.Call, w *call.ResponseWriter) error {
-	if c.Surface == surfaceDecide {
+	switch c.Surface {
+	case surfaceDecide:
 		return n.decide(ctx, c, w)
+	case surfaceCountersign:
+		return n.countersigned(ctx, c, w)
 	}
 	return n.gateway.Handle(ctx, c, w)
 }

@@ -34,6 +34,7 @@ import (
 	"github.com/talosprotocol/talos/node/gateway/a2a"
 	"github.com/talosprotocol/talos/node/gateway/mcp"
 	"github.com/talosprotocol/talos/node/p2p"
+	"github.com/talosprotocol/talos/node/receipt"
 	"github.com/talosprotocol/talos/node/session"
 	"github.com/talosprotocol/talos/node/store"
 )
@@ -65,6 +66,7 @@ type Node struct {
 	executions *execution.Log // what is done once; these two are nil as well
 	approvals  *approval.Desk // what waits for an approval
 	left       []execution.Left
+	receipts   *receipt.Keeper
 	agents     []contracts.AgentExposure // that it exposes
 	agentTasks *a2a.Tasks                // whose task at an A2A agent is whose
 	api        *api.Server
@@ -245,6 +247,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.powers.Run(ctx) })
 	// What ends when the node stops is recorded too: the log ends after those who call.
 	late, end := context.WithCancel(context.WithoutCancel(ctx))
+	keeping, stopKeeping := context.WithCancel(late)
 	var callers sync.WaitGroup
 	call := func(f func(context.Context) error) {
 		callers.Add(1)
@@ -258,12 +261,22 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.api != nil {
 		call(n.api.Run)
 	}
+	kept := make(chan struct{})
 	g.Go(func() error {
 		<-ctx.Done()
 		callers.Wait()
 		n.gate.Wait()
+		stopKeeping()
+		<-kept
 		end()
 		return nil
+	})
+	g.Go(func() error {
+		defer close(kept)
+		if n.receipts == nil || n.proofs.Log().Err() != nil {
+			return nil
+		}
+		return n.receipts.Run(keeping)
 	})
 	if n.proofs.Log().Err() == nil {
 		g.Go(func() error { return n.proofs.Run(late) })

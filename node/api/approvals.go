@@ -24,6 +24,11 @@ type Governance interface {
 	Execution(ctx context.Context, id string) (json.RawMessage, error)
 	// SettleExecution says what became of an execution whose outcome is unknown.
 	SettleExecution(ctx context.Context, id string, done bool) (json.RawMessage, error)
+	// Receipts gives the newest receipts of a side (caller or executor, both if empty), of
+	// calls before an id.
+	Receipts(ctx context.Context, side, before string, limit int) ([]contracts.KeptReceipt, error)
+	// ReceiptFile gives the same with what a stranger needs to check them.
+	ReceiptFile(ctx context.Context, side, before string, limit int) (json.RawMessage, error)
 }
 
 // Approval is a call that waits until somebody approves it.
@@ -44,7 +49,22 @@ type Approval struct {
 	Cut     bool      `json:"cut,omitempty"`       // only its beginning
 }
 
-const maxExecutions = 500
+const (
+	maxExecutions = 500
+	maxReceipts   = 20_000
+)
+
+// page reads how many are wanted.
+func page(r *http.Request, most int) (limit int, err error) {
+	text := r.URL.Query().Get("limit")
+	if text == "" {
+		return 50, nil
+	}
+	if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > most {
+		return 0, contracts.Errorf(contracts.Malformed, "limit is 1 to %d", most)
+	}
+	return limit, nil
+}
 
 func (s *Server) governanceRoutes() map[string]route {
 	n := s.node
@@ -67,14 +87,29 @@ func (s *Server) governanceRoutes() map[string]route {
 		}},
 		"GET /v1/executions": {act: func(w http.ResponseWriter, r *http.Request) error {
 			q := r.URL.Query()
-			limit, err := strconv.Atoi(q.Get("limit"))
-			if q.Get("limit") == "" {
-				limit, err = 50, nil
-			}
-			if err != nil || limit < 1 || limit > maxExecutions {
-				return contracts.Errorf(contracts.Malformed, "limit is 1 to %d", maxExecutions)
+			limit, err := page(r, maxExecutions)
+			if err != nil {
+				return err
 			}
 			v, err := n.Executions(r.Context(), q.Get("state"), q.Get("before"), limit)
+			return reply(w, v, err)
+		}},
+		"GET /v1/receipts": {act: func(w http.ResponseWriter, r *http.Request) error {
+			q := r.URL.Query()
+			limit, err := page(r, maxExecutions)
+			if err != nil {
+				return err
+			}
+			v, err := n.Receipts(r.Context(), q.Get("side"), q.Get("before"), limit)
+			return reply(w, v, err)
+		}},
+		"GET /v1/receipts/file": {act: func(w http.ResponseWriter, r *http.Request) error {
+			q := r.URL.Query()
+			limit, err := page(r, maxReceipts)
+			if err != nil {
+				return err
+			}
+			v, err := n.ReceiptFile(r.Context(), q.Get("side"), q.Get("before"), limit)
 			return reply(w, v, err)
 		}},
 		"GET /v1/executions/{id}": {act: func(w http.ResponseWriter, r *http.Request) error {
@@ -120,4 +155,19 @@ func (c *Client) Execution(ctx context.Context, id string) (v contracts.Executio
 // SettleExecution says what became of one whose outcome is unknown.
 func (c *Client) SettleExecution(ctx context.Context, id string, done bool) (v contracts.Execution, err error) {
 	return v, c.call(ctx, "POST", "/v1/executions/"+url.PathEscape(id)+"?done="+strconv.FormatBool(done), nil, &v)
+}
+
+// Receipts gives the newest receipts of a side (caller or executor, both if empty), of
+// calls before an id.
+func (c *Client) Receipts(ctx context.Context, side, before string, limit int) (v []contracts.KeptReceipt, err error) {
+	return v, c.call(ctx, "GET", "/v1/receipts?"+receiptQuery(side, before, limit), nil, &v)
+}
+
+// ReceiptFile gives the same as a file for a stranger.
+func (c *Client) ReceiptFile(ctx context.Context, side, before string, limit int) (v json.RawMessage, err error) {
+	return v, c.call(ctx, "GET", "/v1/receipts/file?"+receiptQuery(side, before, limit), nil, &v)
+}
+
+func receiptQuery(side, before string, limit int) string {
+	return url.Values{"side": {side}, "before": {before}, "limit": {strconv.Itoa(limit)}}.Encode()
 }

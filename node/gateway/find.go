@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ const (
 	failedKept   = 5 * time.Second
 	maxProviders = 20
 	provideEvery = 10 * time.Minute
+	mostUnits    = 1_000_000_000
 )
 
 // Found is a service of a gateway.
@@ -54,10 +56,14 @@ func (r *Router) candidates(ctx context.Context, t *Target) ([]candidate, error)
 		}
 		return nil, contracts.Errorf(contracts.UnknownTool, "no gateway that is known here offers the %s %.64q%s", t.Kind, t.Name, Nearest(t.Name, names))
 	}
+	honest := slices.DeleteFunc(all, func(c candidate) bool { return r.health.liar(c.key.did, r.Now()) })
+	if len(honest) == 0 {
+		return nil, call.NotBegun(contracts.Errorf(contracts.Unavailable, "who offers the %s %.64q has given a wrong receipt within the last hour; talos receipt list --disputed shows which. Name the gateway, <did>/%s, to use it all the same", t.Kind, t.Name, t.Name))
+	}
 	r.mu.Lock()
 	region := r.region
 	r.mu.Unlock()
-	return r.health.order(all, region), nil
+	return r.health.order(honest, region), nil
 }
 
 // offering gives those of some gateways that offer a service, what services of the kind
@@ -160,6 +166,42 @@ func (r *Router) List(ctx context.Context, did identity.DID) (*contracts.Service
 	case <-ctx.Done():
 		return nil, contracts.Errorf(contracts.Unavailable, "asking %s what it offers: %w", did.Short(), context.Cause(ctx))
 	}
+}
+
+// overcharged says why a receipt's price is not that of the gateway's own signed list,
+// empty if it is, or if nothing is known of the list.
+func (r *Router) overcharged(k serviceKey, got *contracts.CallReceipt) string {
+	r.mu.Lock()
+	l := r.lists[k.did]
+	r.mu.Unlock()
+	if l == nil || !l.over() || l.list == nil {
+		return ""
+	}
+	for _, s := range l.list.Services {
+		if s.Kind != k.kind || s.Name != k.name {
+			continue
+		}
+		const million = 1_000_000
+		most := orNone(s.PriceCall) + 1
+		for _, part := range [][2]int64{{orNone(got.UnitsIn), orNone(s.PriceIn)}, {orNone(got.UnitsOut), orNone(s.PriceOut)}} {
+			if part[0] > mostUnits {
+				return fmt.Sprintf("it says that %d units were used in one call", part[0])
+			}
+			whole, rest := part[0]/million, part[0]%million // a price is at most 10^12: no overflow
+			most += whole*part[1] + (rest*(part[1]/million) + rest*(part[1]%million)/million) + 1
+		}
+		if cost := orNone(got.CostMicro); cost > most {
+			return fmt.Sprintf("it costs %d millionths, by the gateway's list at most %d", cost, most)
+		}
+	}
+	return ""
+}
+
+func orNone(n *int64) int64 {
+	if n == nil {
+		return 0
+	}
+	return *n
 }
 
 // listed is an answer, or the wait for one.

@@ -18,6 +18,8 @@ const (
 
 	retryShare = 0.1 // of calls may be retried elsewhere, on average
 	retryBurst = 10
+
+	liarFor = time.Hour
 )
 
 // health is what is known of the gateways that were used: a breaker for each service of
@@ -25,7 +27,8 @@ const (
 type health struct {
 	mu       sync.Mutex
 	services map[serviceKey]*state
-	retries  float64 // that may be made now
+	liars    map[identity.DID]time.Time // until when they are left out
+	retries  float64                    // that may be made now
 }
 
 type serviceKey struct {
@@ -40,7 +43,7 @@ type state struct {
 }
 
 func newHealth() *health {
-	return &health{services: map[serviceKey]*state{}, retries: retryBurst}
+	return &health{services: map[serviceKey]*state{}, liars: map[identity.DID]time.Time{}, retries: retryBurst}
 }
 
 func (h *health) of(k serviceKey) *state {
@@ -97,6 +100,22 @@ func against(err error) bool {
 		return err != nil
 	}
 	return false
+}
+
+// lied notes that a gateway's receipt was not right: it is not chosen any more for a while.
+func (h *health) lied(k serviceKey, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.liars) >= maxTracked {
+		clear(h.liars)
+	}
+	h.liars[k.did] = now.Add(liarFor)
+}
+
+func (h *health) liar(did identity.DID, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return now.Before(h.liars[did])
 }
 
 // cost orders gateways: how long one takes, by how much it has to do for this node.

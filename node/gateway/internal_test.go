@@ -13,6 +13,7 @@ import (
 	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node/call"
 	"github.com/talosprotocol/talos/node/execution"
+	"github.com/talosprotocol/talos/node/receipt"
 )
 
 func newKey(t *testing.T) identity.InvocationKey {
@@ -36,19 +37,19 @@ func TestReceipts(t *testing.T) {
 		Request: execution.Commit(salt, []byte("question")), Response: execution.Commit(salt, []byte("answer")), Outcome: "ok", At: instant(time.Now()),
 	}
 	want := *r
-	raw := signReceipt(r, key)
-	got, err := VerifyReceipt(raw, key.Public())
+	raw := receipt.Sign(r, key)
+	got, err := receipt.Verify(raw, key.Public())
 	if err != nil || expect(got, &want) != nil {
 		t.Fatalf("%v, %v", err, expect(got, &want))
 	}
 	for i := range raw {
 		bad := []byte(string(raw))
 		bad[i] ^= 1
-		if _, err := VerifyReceipt(bad, key.Public()); err == nil {
+		if _, err := receipt.Verify(bad, key.Public()); err == nil {
 			t.Fatalf("byte %d flipped: verifies", i)
 		}
 	}
-	if _, err := VerifyReceipt(raw, newKey(t).Public()); contracts.CodeOf(err) != contracts.SignatureInvalid {
+	if _, err := receipt.Verify(raw, newKey(t).Public()); contracts.CodeOf(err) != contracts.SignatureInvalid {
 		t.Errorf("another key: %v", err)
 	}
 	for what, change := range map[string]func(*contracts.CallReceipt){

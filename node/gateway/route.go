@@ -21,6 +21,7 @@ import (
 	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
 	"github.com/talosprotocol/talos/node/p2p"
+	"github.com/talosprotocol/talos/node/receipt"
 )
 
 const maxTries = 3
@@ -87,7 +88,8 @@ type RouterConfig struct {
 	Host   *p2p.Host
 	Dir    *directory.Directory
 	Powers *authority.Service
-	Own    *Gateway // of this node
+	Own    *Gateway        // of this node
+	Keeper *receipt.Keeper // of the receipts; nil: nobody keeps them
 	Log    *slog.Logger
 	Now    func() time.Time
 }
@@ -242,7 +244,7 @@ func (r *Router) remote(ctx context.Context, did identity.DID, h call.Header, bo
 		_ = resp.Body.Close()
 		return nil, err
 	}
-	b := &answerBody{r: r, resp: resp, peer: p, commit: execution.NewCommitment(salt), want: contracts.CallReceipt{
+	b := &answerBody{r: r, key: serviceKey{did, kindOf(h.Surface), h.Service}, resp: resp, peer: p, commit: execution.NewCommitment(salt), want: contracts.CallReceipt{
 		Call: resp.ID, Caller: string(r.Dir.Self().DID), Executor: string(did), Service: h.Service, Request: execution.Commit(salt, body),
 	}}
 	return &Answer{Status: int(*m.Status), ContentType: resp.Header.ContentType, Headers: m.Headers, Length: resp.Header.Length, Body: b, Gateway: did, receipt: func() *contracts.CallReceipt { return b.got }}, nil
@@ -326,6 +328,7 @@ func responseMeta(raw []byte) (*contracts.CallMeta, error) {
 // somebody says.
 type answerBody struct {
 	r      *Router
+	key    serviceKey
 	resp   *call.Response
 	peer   *directory.Peer
 	commit *execution.Commitment
@@ -356,17 +359,34 @@ func (b *answerBody) check() error {
 	if b.peer.State == nil || len(raw) == 0 {
 		return contracts.Errorf(contracts.SignatureInvalid, "the gateway gave no receipt")
 	}
-	got, err := VerifyReceipt(raw, b.peer.State.Doc.Invocation)
+	got, err := receipt.Verify(raw, b.peer.State.Doc.Invocation)
 	if err == nil {
 		b.want.Response = b.commit.Text()
-		err = expect(got, &b.want)
+		if err = expect(got, &b.want); err != nil {
+			b.dispute(got, contracts.Message(err))
+		}
 	}
 	if err != nil {
 		b.r.Log.Warn("a gateway's receipt is not right", "gateway", b.want.Executor, "call", b.want.Call, "err", err)
+		b.r.health.lied(b.key, b.r.Now())
 		return err
 	}
 	b.got = got
+	if why := b.r.overcharged(b.key, got); why != "" {
+		b.dispute(got, why)
+		b.r.health.lied(b.key, b.r.Now())
+	} else if b.r.Keeper != nil {
+		b.r.Keeper.Take(receipt.Caller, got, b.peer.State)
+	}
 	return io.EOF
+}
+
+// dispute keeps a receipt that is signed and not right: it speaks against its executor.
+func (b *answerBody) dispute(got *contracts.CallReceipt, why string) {
+	b.r.Log.Warn("a gateway's receipt is disputed", "gateway", b.want.Executor, "call", b.want.Call, "why", why)
+	if b.r.Keeper != nil {
+		b.r.Keeper.Dispute(b.want.Call, got, b.peer.State, why)
+	}
 }
 
 func (b *answerBody) Close() error { return b.resp.Body.Close() }

@@ -15,6 +15,7 @@ import (
 	"github.com/talosprotocol/talos/node/call"
 	"github.com/talosprotocol/talos/node/execution"
 	"github.com/talosprotocol/talos/node/gate"
+	"github.com/talosprotocol/talos/node/receipt"
 )
 
 const (
@@ -35,8 +36,10 @@ type Config struct {
 	Gate *gate.Gate
 	// Executions keeps what is done of calls that change something; nil: nothing is kept.
 	Executions *execution.Log
-	Log        *slog.Logger
-	Now        func() time.Time
+	// Receipts keeps the receipts of calls of the mesh; nil: nobody does.
+	Receipts *receipt.Keeper
+	Log      *slog.Logger
+	Now      func() time.Time
 }
 
 // Gateway serves the calls of others. It is safe for concurrent use.
@@ -94,13 +97,16 @@ func (g *Gateway) Drain() {
 // Handle answers a call of the mesh; it is a call.Handler.
 func (g *Gateway) Handle(ctx context.Context, c *call.Call, w *call.ResponseWriter) error {
 	who := gate.Principal{DID: c.Caller.DID, Proof: gate.Channel, Session: string(c.Peer)}
-	receipt, err := g.serve(ctx, who, &c.Header, c.Body, w)
-	if receipt == nil || err != nil {
+	r, err := g.serve(ctx, who, &c.Header, c.Body, w)
+	if r == nil || err != nil {
 		return err
 	}
-	signed, err := g.sign(receipt)
+	signed, err := g.sign(r)
 	if err != nil {
 		return err
+	}
+	if g.cfg.Receipts != nil {
+		g.cfg.Receipts.Take(receipt.Executor, r, c.Caller.State)
 	}
 	return w.Trailer(signed)
 }
@@ -245,7 +251,7 @@ func (g *Gateway) do(ctx context.Context, who gate.Principal, h *call.Header, a 
 
 func (g *Gateway) receipt(who gate.Principal, h *call.Header, p *Plan, u *Usage, request string, reply *Reply, failed error) *contracts.CallReceipt {
 	r := &contracts.CallReceipt{
-		V: receiptVersion, Call: h.ID, Caller: string(who.DID), Executor: string(g.cfg.DID), Surface: p.Surface, Service: h.Service, Method: h.Method,
+		V: receipt.Version, Call: h.ID, Caller: string(who.DID), Executor: string(g.cfg.DID), Surface: p.Surface, Service: h.Service, Method: h.Method,
 		Request: request, Response: reply.commit.Text(), Outcome: "ok", UnitsIn: &u.In, UnitsOut: &u.Out, CostMicro: &u.CostMicro,
 		At: instant(g.cfg.Now()),
 	}
@@ -266,5 +272,5 @@ func (g *Gateway) sign(r *contracts.CallReceipt) ([]byte, error) {
 	if err := r.Validate(); err != nil {
 		return nil, contracts.Errorf(contracts.Internal, "the receipt is not as the contract says: %w", err)
 	}
-	return signReceipt(r, key), nil
+	return receipt.Sign(r, key), nil
 }
