@@ -115,8 +115,11 @@ func newSide(t testing.TB) *side {
 			if to != s.other.state.DID {
 				t.Errorf("handed to %s", to)
 			}
-			if s.fail != nil {
-				return s.fail
+			s.mu.Lock()
+			fail := s.fail
+			s.mu.Unlock()
+			if fail != nil {
+				return fail
 			}
 			again, err := contracts.ParseCountersignatures(c.AppendCanonical(nil))
 			if err != nil {
@@ -163,7 +166,7 @@ func TestBothSides(t *testing.T) {
 		c.other, e.other = e, c
 		c.fail = contracts.Errorf(contracts.Unavailable, "away")
 		stop := run(t, c, e)
-		const n = 600 // more than travel at once
+		const n = 300 // more than travel at once
 		for i := range n {
 			r := made(i, c, e)
 			c.Take(receipt.Caller, r, e.state)
@@ -178,7 +181,9 @@ func TestBothSides(t *testing.T) {
 				t.Fatal("countersigned by somebody who is away")
 			}
 		}
+		c.mu.Lock()
 		c.fail = nil
+		c.mu.Unlock()
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		mine, theirs := list(t, c.Keeper, receipt.Caller), list(t, e.Keeper, receipt.Executor)
@@ -287,7 +292,10 @@ func TestVerifyFile(t *testing.T) {
 		t.Fatal(both, err)
 	}
 	said := bytes.Index(raw, []byte(`"receipts"`))
-	for i := range raw { // every byte, one bit each
+	for i := range raw { // every byte, one bit each; of the state records, which have tests of their own, some
+		if i < said && i%16 != 0 {
+			continue
+		}
 		b := bytes.Clone(raw)
 		b[i] ^= 1 << (i % 8)
 		f, err := contracts.ParseReceiptFile(b)
