@@ -12,6 +12,7 @@ import (
 
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/node"
+	"github.com/talosprotocol/talos/node/api"
 	"github.com/talosprotocol/talos/testnet/fake"
 )
 
@@ -38,7 +39,7 @@ func useGateways(ctx context.Context, tn *Net, dids map[string]string, tell Tell
 	go srv.Serve(l)   //nolint:errcheck // until it is closed
 	defer srv.Close() //nolint:errcheck // of the demo
 	g := &gateways{tn: tn, dids: dids, tell: tell, alice: tn.Agents[0], bob: tn.Agents[1], carol: tn.Agents[2], url: "http://" + l.Addr().String() + "/v1", model: model}
-	for _, step := range []func(context.Context) error{g.expose, g.chat, g.overspend, g.tools, g.agree, g.kill} {
+	for _, step := range []func(context.Context) error{g.expose, g.chat, g.overspend, g.tools, g.approve, g.agree, g.kill} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -176,25 +177,70 @@ func (g *gateways) tools(ctx context.Context) error {
 	if err := g.grant(ctx, g.bob, []string{"tool:" + demoServer + "/method:echo"}, 0); err != nil {
 		return err
 	}
-	call := func(tool string) (string, error) {
-		body := fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":%q,"arguments":{"text":"across the mesh"}}}`, tool)
-		resp, err := g.alice.Open(ctx, http.MethodPost, "/mcp/"+g.dids[g.bob.Name()]+"/"+demoServer, []byte(body))
-		if err != nil {
-			return "", err
-		}
-		defer resp.Body.Close() //nolint:errcheck // read
-		b, err := io.ReadAll(resp.Body)
-		return string(b), err
-	}
-	yes, err := call("echo")
+	yes, err := g.call(ctx, "echo", "across the mesh")
 	if err != nil || !strings.Contains(yes, `"text":"across the mesh"`) {
 		return fmt.Errorf("%s calls a tool: %s %w", g.alice.Name(), yes, err)
 	}
-	no, err := call("add_note")
+	no, err := g.call(ctx, "add_note", "across the mesh")
 	if err != nil || !strings.Contains(no, "talos cap request") {
 		return fmt.Errorf("%s calls a tool that it may not: %s %w", g.alice.Name(), no, err)
 	}
 	g.tell("  %s calls the tool echo of %s's MCP server %s; add_note, which it was not given, is refused", g.alice.Name(), g.bob.Name(), demoServer)
+	return nil
+}
+
+// call has alice call a tool of bob's MCP server.
+func (g *gateways) call(ctx context.Context, tool, text string) (string, error) {
+	body := fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":%q,"arguments":{"text":%q}}}`, tool, text)
+	resp, err := g.alice.Open(ctx, http.MethodPost, "/mcp/"+g.dids[g.bob.Name()]+"/"+demoServer, []byte(body))
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close() //nolint:errcheck // read
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err
+}
+
+// approve has bob asked before a tool that writes is run for alice.
+func (g *gateways) approve(ctx context.Context) error {
+	if len(g.tn.Notes) == 0 {
+		return nil
+	}
+	if err := g.bob.SetPolicy(ctx, &contracts.Policy{V: "talos-policy/1", Approvals: []contracts.ApprovalRule{{ID: "writes", Surfaces: []string{"tool.write"}, Scope: "tool:" + demoServer}}}); err != nil {
+		return err
+	}
+	if err := g.grant(ctx, g.bob, []string{"tool:" + demoServer + "/method:add_note"}, 0); err != nil {
+		return err
+	}
+	type answer struct {
+		text string
+		err  error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		text, err := g.call(ctx, "add_note", "remember the milk")
+		done <- answer{text, err}
+	}()
+	var waits []api.Approval
+	for len(waits) == 0 {
+		var err error
+		if waits, err = g.bob.Approvals(ctx); err == nil {
+			err = pause(ctx, pollEvery)
+		}
+		if err != nil {
+			return fmt.Errorf("%s is not asked: %w", g.bob.Name(), err)
+		}
+	}
+	if len(done) > 0 || !strings.Contains(waits[0].Text, "remember the milk") {
+		return fmt.Errorf("%s is asked too late, or about something else: %q", g.bob.Name(), waits[0].Text)
+	}
+	if _, err := g.bob.Decide(ctx, waits[0].ID, true, ""); err != nil {
+		return err
+	}
+	if a := <-done; a.err != nil || !strings.Contains(a.text, `"text":"remember the milk"`) {
+		return fmt.Errorf("what %s has approved: %s %w", g.bob.Name(), a.text, a.err)
+	}
+	g.tell("  add_note changes something: it waits until %s has read the request and approved it, and is run once", g.bob.Name())
 	return nil
 }
 

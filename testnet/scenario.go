@@ -32,6 +32,9 @@ type Member interface {
 	Open(ctx context.Context, method, path string, body []byte) (*http.Response, error)
 	SetSecret(ctx context.Context, name string, value []byte) error
 	ReloadServices(ctx context.Context) ([]api.Service, error)
+	SetPolicy(ctx context.Context, p *contracts.Policy) error
+	Approvals(ctx context.Context) ([]api.Approval, error)
+	Decide(ctx context.Context, id string, approve bool, why string) (api.Approval, error)
 }
 
 // Net is a running network.
