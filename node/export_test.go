@@ -14,3 +14,9 @@ func (n *Node) ServeCalls(h func(ctx context.Context, c *call.Call, w *call.Resp
 
 // SigningKey gives the key that signs receipts.
 func (n *Node) SigningKey() (identity.InvocationKey, error) { return n.signingKey() }
+
+// WithFree says how much room the disk has.
+func WithFree(f func(dir string) (uint64, error)) Option { return func(o *options) { o.free = f } }
+
+// Calls gives the calls of the mesh.
+func (n *Node) Calls() *call.Calls { return n.calls }

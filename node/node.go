@@ -80,6 +80,7 @@ type options struct {
 	host    func(*p2p.Config)
 	memory  bool
 	withAPI bool
+	free    func(dir string) (uint64, error)
 }
 
 // WithHost changes the host's configuration, for simulated networks.
@@ -95,7 +96,7 @@ func WithoutAPI() Option { return func(o *options) { o.withAPI = false } }
 // done for anybody before Run. A log in quarantine does not stop it: the node then
 // runs without accepting what must be recorded, and says so.
 func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *Node, err error) {
-	o := options{withAPI: true}
+	o := options{withAPI: true, free: store.FreeBytes}
 	for _, f := range opts {
 		f(&o)
 	}
@@ -113,7 +114,7 @@ func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *
 			n = nil
 		}
 	}()
-	if n.store, err = store.Open(home.path("store"), store.Options{Key: home.keys.Get(keyStore), InMemory: o.memory}); err != nil { // what I remember
+	if n.store, err = store.Open(home.path("store"), store.Options{Key: home.keys.Get(keyStore), InMemory: o.memory, FreeBytes: o.free}); err != nil { // what I remember
 		return n, err
 	}
 	validator := directory.NewValidator(time.Now)
@@ -137,7 +138,7 @@ func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *
 	}, log); err != nil {
 		return n, err
 	}
-	if err = n.openEvidence(ctx, keys); err != nil { // what I can prove
+	if err = n.openEvidence(ctx, keys, o.free); err != nil { // what I can prove
 		return n, err
 	}
 	if err = n.openGate(ctx); err != nil { // who may do what
@@ -211,12 +212,12 @@ func parsePeers(texts []string) ([]peer.AddrInfo, error) {
 	return infos, nil
 }
 
-func (n *Node) openEvidence(ctx context.Context, k keyset) error {
+func (n *Node) openEvidence(ctx context.Context, k keyset, free func(dir string) (uint64, error)) error {
 	c := n.home.Config
 	cfg := evidence.Config{
 		DID: n.home.DID(), Incarnation: uint16(n.home.State.Doc.Incarnation), LogKey: k.log, WitnessKey: k.witness,
 		Rows: n.store.Table(), Witness: n.store.Witness(), HeadFile: n.home.path(fmt.Sprintf("audit-head-%d.json", n.home.State.Doc.Incarnation)),
-		Free: func() (uint64, error) { return store.FreeBytes(n.home.Dir) }, Interval: time.Duration(orZero(c.CheckpointSeconds)) * time.Second,
+		Free: func() (uint64, error) { return free(n.home.Dir) }, Interval: time.Duration(orZero(c.CheckpointSeconds)) * time.Second,
 	}
 	cfg.Backend = n.store.Audit(cfg.Incarnation)
 	for _, a := range c.Anchors {

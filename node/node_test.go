@@ -46,13 +46,15 @@ func initHome(t testing.TB, o node.InitOptions) *node.Home {
 	return h
 }
 
-func start(t testing.TB, h *node.Home) *running {
+func start(t testing.TB, h *node.Home) *running { return startWith(t, h, logger(t)) }
+
+func startWith(t testing.TB, h *node.Home, log *slog.Logger, opts ...node.Option) *running {
 	t.Helper()
 	h, err := node.OpenHome(h.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := node.New(t.Context(), h, logger(t))
+	n, err := node.New(t.Context(), h, log, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,13 +57,16 @@ func withNotes(t *testing.T, o node.InitOptions) (g, a *running, path string) {
 	for _, r := range []*running{g, a} {
 		wait(t, "readiness", func() bool { return r.Status().Ready })
 	}
-	if _, _, err := g.Powers().Grant(t.Context(), authority.Terms{To: a.DID(), Scopes: []string{"tool:notes"}, Life: time.Hour}); err != nil {
+	ten := int64(10)
+	if _, _, err := g.Powers().Grant(t.Context(), authority.Terms{
+		To: a.DID(), Scopes: []string{"tool:notes"}, Life: time.Hour, Constraints: []contracts.Constraint{{Op: "budget", N: &ten, Unit: "calls"}},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	return g, a, "/mcp/" + string(g.DID()) + "/notes"
 }
 
-// Row 25 of the failure list: a write with one key, many times at once and after the
+// Rows 10 and 25 of the failure list: a write with one key, many times at once and after the
 // gateway has started anew, is done once; with other arguments it is refused. EXE-1.
 func TestRow25_Idempotency(t *testing.T) {
 	boot, anchors, _ := mesh(t, 1, 0)
@@ -96,6 +99,10 @@ func TestRow25_Idempotency(t *testing.T) {
 		if err := execution.Verify(&e); err != nil {
 			t.Error(err)
 		}
+	}
+	// Row 10: what is asked again is charged once.
+	if b, err := c.Budgets(t.Context()); err != nil || len(b) != 1 || b[0].Used != 2 || b[0].Held != 0 {
+		t.Errorf("charged: %+v, %v", b, err)
 	}
 	if _, err := c.SettleExecution(t.Context(), done[0].ID, false); contracts.CodeOf(err) != contracts.Conflict {
 		t.Errorf("settling what is done: %v", err)

@@ -84,7 +84,10 @@ type served struct {
 	sock  string
 }
 
-func serve(t *testing.T) *served {
+func serve(t *testing.T) *served { return serveWithin(t, 0) }
+
+// serveWithin gives requests a time to be there; 0: the usual one.
+func serveWithin(t *testing.T, within time.Duration) *served {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "api")
 	if err != nil {
@@ -92,7 +95,7 @@ func serve(t *testing.T) *served {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	v := &served{node: &scripted{}, sock: filepath.Join(dir, "s")}
-	s, err := api.New(api.Config{Socket: v.sock, Address: "127.0.0.1:0", TokenFile: filepath.Join(dir, "token"), AddressFile: filepath.Join(dir, "address"), Gate: door(t, owner)}, v.node, slog.New(slog.DiscardHandler))
+	s, err := api.New(api.Config{Socket: v.sock, Address: "127.0.0.1:0", TokenFile: filepath.Join(dir, "token"), AddressFile: filepath.Join(dir, "address"), Gate: door(t, owner), HeaderWithin: within, BodyWithin: within}, v.node, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

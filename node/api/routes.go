@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -15,10 +16,7 @@ import (
 	"github.com/talosprotocol/talos/node/gate"
 )
 
-const (
-	maxWait    = 60 * time.Second // of a long poll
-	bodyWithin = 30 * time.Second // for a request's body to be here
-)
+const maxWait = 60 * time.Second // of a long poll
 
 // action answers a request that has passed the gate. An error is written by the caller.
 type action func(w http.ResponseWriter, r *http.Request) error
@@ -87,7 +85,7 @@ func (s *Server) door(surface *contracts.Surface, rt route) http.HandlerFunc {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		if r.ContentLength != 0 {
 			c := http.NewResponseController(w)
-			_ = c.SetReadDeadline(time.Now().Add(bodyWithin)) // a recorder in a test has none
+			_ = c.SetReadDeadline(time.Now().Add(cmp.Or(s.cfg.BodyWithin, bodyWithin))) // a recorder in a test has none
 			r.Body = &timedBody{r.Body, c}
 		}
 		req := &gate.Request{Surface: surface.ID, Who: asker(r.Context()), Params: gate.Fill(surface, r.PathValue), Reason: rt.reason}
@@ -133,7 +131,7 @@ type timedBody struct {
 
 func (b *timedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil {
+	if err == io.EOF { //nolint:errorlint // as io.Reader says; after any other error nothing more is read
 		_ = b.c.SetReadDeadline(time.Time{})
 	}
 	return n, err

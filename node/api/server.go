@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -33,6 +34,8 @@ type Config struct {
 	AddressFile string // where the address in use is written
 	Gate        *gate.Gate
 	Attester    *gate.Attester // of signed requests; nil: none are taken
+	// How long a request may take to be here; 0: 5 s for its header, 30 s for its body.
+	HeaderWithin, BodyWithin time.Duration
 }
 
 // Server is the listening API.
@@ -45,8 +48,13 @@ type Server struct {
 	http      *http.Server
 }
 
-// maxBody bounds a request's body.
-const maxBody = 128 << 10
+const (
+	maxBody = 128 << 10 // bytes of a request's body
+
+	headerWithin = 5 * time.Second  // for a request's header to be here
+	bodyWithin   = 30 * time.Second // and for its body
+	idleFor      = 2 * time.Minute  // that a connection may wait for its next request
+)
 
 // New listens; Run serves.
 func New(cfg Config, node Node, log *slog.Logger) (*Server, error) {
@@ -59,7 +67,7 @@ func New(cfg Config, node Node, log *slog.Logger) (*Server, error) {
 		_ = s.Close()
 		return nil, err
 	}
-	s.http = &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	s.http = &http.Server{Handler: handler, ReadHeaderTimeout: cmp.Or(cfg.HeaderWithin, headerWithin), IdleTimeout: idleFor, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	return s, nil
 }
 

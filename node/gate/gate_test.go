@@ -117,7 +117,8 @@ func TestDenyByDefault(t *testing.T) {
 }
 
 // GATE-5: the outcome is recorded whatever happens, and a failing book stops the work
-// before it begins.
+// before it begins. Row 11 of the failure list: what cannot be recorded, with the budgets
+// that it holds, is not done.
 func TestOutcomeIsAlwaysRecorded(t *testing.T) {
 	for name, c := range map[string]struct {
 		work    func(context.Context, *gate.Pass) (gate.Result, error)
@@ -149,6 +150,30 @@ func TestOutcomeIsAlwaysRecorded(t *testing.T) {
 	})
 	if contracts.CodeOf(err) != contracts.StorageFull {
 		t.Errorf("%v", err)
+	}
+}
+
+// Row 13 of the failure list: a limit is the subject's, whatever connection it comes over,
+// whatever token it shows, and however it proves who it is.
+func TestRow13_LimitsFollowTheSubject(t *testing.T) {
+	g, _ := door(t, func(r *gate.Request, _ gate.Call) (gate.Decision, error) {
+		return gate.Decision{Grant: "cap:" + string(r.Token)}, nil
+	}, surface("a", func(s *contracts.Surface) { s.Burst, s.PerMinute, s.Record = ptr(int64(5)), ptr(int64(60)), "none" }))
+	passed := 0
+	for i := range 20 {
+		w := gate.Principal{DID: who.DID, Proof: []gate.Proof{gate.Channel, gate.Signed, gate.Attested}[i%3], Session: string(rune('a' + i))}
+		err := g.Do(t.Context(), &gate.Request{Surface: "a", Who: w, Token: []byte{byte(i)}, ID: string(rune('a' + i))}, nothing)
+		if err == nil {
+			passed++
+		} else if contracts.CodeOf(err) != contracts.RateLimited {
+			t.Fatal(err)
+		}
+	}
+	if passed != 5 {
+		t.Errorf("%d calls of one subject passed a limit of 5", passed)
+	}
+	if err := g.Do(t.Context(), &gate.Request{Surface: "a", Who: gate.Principal{DID: "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp", Proof: gate.Channel}}, nothing); err != nil {
+		t.Errorf("another subject: %v", err)
 	}
 }
 
