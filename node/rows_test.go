@@ -19,6 +19,7 @@ import (
 
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/node"
+	"github.com/talosprotocol/talos/node/api"
 	"github.com/talosprotocol/talos/node/authority"
 	"github.com/talosprotocol/talos/node/call"
 	"github.com/talosprotocol/talos/testnet/fake"
@@ -305,3 +306,5 @@ func TestRow34_FullDisk(t *testing.T) {
 }
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+
+func apiOf(r *running) *api.Client { return api.Dial(filepath.Join(r.home.Dir, "api.sock")) }

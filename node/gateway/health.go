@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -55,6 +57,7 @@ func (h *health) of(k serviceKey) *state {
 		s = &state{breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 			Timeout:     openFor,
 			ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= openAfter },
+			IsExcluded:  func(err error) bool { return errors.Is(err, context.Canceled) },
 		})}
 		h.services[k] = s
 	}
@@ -62,7 +65,8 @@ func (h *health) of(k serviceKey) *state {
 }
 
 // begin notes that a call begins; done is told how it went: nil, an error that speaks
-// against the gateway, or one that does not. It fails while the breaker is open.
+// against the gateway, or one that does not. That the caller went away says nothing either
+// way. It fails while the breaker is open.
 func (h *health) begin(k serviceKey) (done func(err error, took time.Duration), err error) {
 	h.mu.Lock()
 	s := h.of(k)
@@ -75,7 +79,7 @@ func (h *health) begin(k serviceKey) (done func(err error, took time.Duration), 
 	s.running++
 	h.mu.Unlock()
 	return func(err error, took time.Duration) {
-		if against(err) {
+		if against(err) || errors.Is(err, context.Canceled) {
 			settle(err)
 		} else {
 			settle(nil)

@@ -138,6 +138,11 @@ func TestBreaker(t *testing.T) {
 			}
 		}
 		for range openAfter {
+			for range 5 { // that callers go away says nothing, not even that it is well
+				if err := call(context.Canceled); err != nil {
+					t.Fatalf("callers that go away count: %v", err)
+				}
+			}
 			if err := call(errDown); err != nil {
 				t.Fatal(err)
 			}
@@ -152,6 +157,10 @@ func TestBreaker(t *testing.T) {
 		}
 		if _, err := h.begin(k); err == nil {
 			t.Error("two probes at once")
+		}
+		probe(context.Canceled, 0)
+		if probe, err = h.begin(k); err != nil {
+			t.Fatalf("the probe after one that was given up: %v", err)
 		}
 		probe(errDown, 0)
 		if err := call(nil); err == nil {

@@ -203,7 +203,11 @@ func (r *Router) try(ctx context.Context, c candidate, u *Use, gateways int) (*A
 	} else {
 		a, err = r.remote(ctx, c.key.did, h, u.Body, salt, gateways)
 	}
-	done(err, time.Since(start))
+	if errors.Is(ctx.Err(), context.Canceled) { // it was given up here, whatever came of that
+		done(context.Canceled, time.Since(start))
+	} else {
+		done(err, time.Since(start))
+	}
 	if err != nil {
 		return nil, err
 	}
