@@ -70,22 +70,98 @@ func (a *app) printGranted(v api.Granted) error {
 
 func (a *app) capGrantCmd() *cobra.Command {
 	var g grantFlags
-	var at string
-	c := &cobra.Command{Use: "grant <did>", Short: "Let a DID do something at this node", Long: grantHelp, Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
+	var at []string
+	c := &cobra.Command{Use: "grant <did>", Short: "Let a DID do something at this node", Args: cobra.ExactArgs(1), Long: grantHelp + `
+
+--at names another node, for use there: its configuration must name this one as a root.
+With several, each gets a capability of its own and the budget, the number of calls and the
+rate are split among them: what they allow together is what is said here, though they share
+nothing and need not reach each other.`, RunE: func(c *cobra.Command, args []string) error {
 		r, err := g.request(args[0])
 		if err != nil {
 			return err
 		}
-		r.Executor = at
-		v, err := a.client().Grant(c.Context(), r, "")
-		if err != nil {
-			return err
+		if len(at) < 2 {
+			r.Executor = strings.Join(at, "")
+			v, err := a.client().Grant(c.Context(), r, "")
+			if err != nil {
+				return err
+			}
+			return a.printGranted(v)
 		}
-		return a.printGranted(v)
+		return a.grantSplit(c.Context(), r, at)
 	}}
 	g.add(c)
-	c.Flags().StringVar(&at, "at", "", "the DID of another node, for use there: its configuration must name this one as a root")
+	c.Flags().StringArrayVar(&at, "at", nil, "the DID of another node, for use there; may be given several times, see above")
 	return c
+}
+
+// grantSplit gives a capability for each of several nodes, whose limits together are those
+// of the request.
+func (a *app) grantSplit(ctx context.Context, r *contracts.GrantRequest, at []string) error {
+	parts, err := split(r, at)
+	if err != nil {
+		return err
+	}
+	all := []api.Granted{}
+	for i := range parts {
+		v, err := a.client().Grant(ctx, &parts[i], "")
+		if err != nil {
+			return contracts.Errorf(contracts.CodeOf(err), "%d of %d are given (talos cap list), the one for %s is not: %w", i, len(parts), parts[i].Executor, err)
+		}
+		all = append(all, v)
+	}
+	return a.print(all, func() {
+		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "CAPABILITY\tAT\tCALLS\tBUDGET\tDELIVERED")
+		for i, v := range all {
+			budget := "-"
+			if parts[i].BudgetMax != nil {
+				budget = fmt.Sprint(*parts[i].BudgetMax, " ", parts[i].BudgetUnit)
+			}
+			calls := "-"
+			if parts[i].MaxCalls != nil {
+				calls = fmt.Sprint(*parts[i].MaxCalls)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%v\n", v.ID, identity.DID(parts[i].Executor).Short(), calls, budget, v.Delivered)
+		}
+		_ = w.Flush()
+	})
+}
+
+// split divides the limits of a request among executors; what does not divide goes to the
+// first ones.
+func split(r *contracts.GrantRequest, at []string) ([]contracts.GrantRequest, error) {
+	for _, c := range r.Constraints {
+		if c.Op == "budget" || c.Op == "calls" || c.Op == "rate" {
+			return nil, contracts.Errorf(contracts.Malformed, "the condition %s of --constraint would count at each node alone; say it with --budget, --max-calls or --rate, which are split", c.Op)
+		}
+	}
+	n := int64(len(at))
+	out := make([]contracts.GrantRequest, n)
+	seen := map[string]bool{}
+	for i, executor := range at {
+		if seen[executor] {
+			return nil, contracts.Errorf(contracts.Malformed, "--at names %s twice", executor)
+		}
+		seen[executor] = true
+		out[i] = *r
+		out[i].Executor = executor
+		for _, limit := range []**int64{&out[i].BudgetMax, &out[i].MaxCalls, &out[i].RateCalls} {
+			if *limit == nil {
+				continue
+			}
+			part := **limit / n
+			if int64(i) < **limit%n {
+				part++
+			}
+			if part == 0 {
+				return nil, contracts.Errorf(contracts.Malformed, "a limit of %d cannot be split among %d nodes", **limit, n)
+			}
+			*limit = &part
+		}
+	}
+	return out, nil
 }
 
 func (a *app) capDelegateCmd() *cobra.Command {

@@ -47,3 +47,37 @@ func TestArgConditions(t *testing.T) {
 		t.Error("a root without kinds")
 	}
 }
+
+// What is split among nodes is together what was said, whatever does not divide.
+func TestSplit(t *testing.T) {
+	at := []string{"did:a", "did:b", "did:c"}
+	for total := int64(3); total < 40; total++ {
+		two := int64(60)
+		parts, err := split(&contracts.GrantRequest{BudgetMax: &total, BudgetUnit: "tokens", MaxCalls: &total, RateCalls: &total, RateSeconds: &two}, at)
+		if err != nil || len(parts) != 3 {
+			t.Fatal(err)
+		}
+		var sum, calls int64
+		for i, p := range parts {
+			if sum += *p.BudgetMax; p.Executor != at[i] || p.BudgetUnit != "tokens" || *p.RateSeconds != 60 {
+				t.Errorf("%+v", p)
+			}
+			calls += *p.MaxCalls
+		}
+		if sum != total || calls != total {
+			t.Errorf("%d was split into %d and %d", total, sum, calls)
+		}
+	}
+	few := int64(2)
+	for name, bad := range map[string]struct {
+		r  contracts.GrantRequest
+		at []string
+	}{
+		"too few": {contracts.GrantRequest{BudgetMax: &few, BudgetUnit: "x"}, at}, "twice": {contracts.GrantRequest{}, []string{"did:a", "did:a"}},
+		"a limit that would not be split": {contracts.GrantRequest{Constraints: []contracts.Constraint{{Op: "calls", N: &few}}}, at},
+	} {
+		if _, err := split(&bad.r, bad.at); contracts.CodeOf(err) != contracts.Malformed {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
