@@ -12,34 +12,38 @@ var (
 	pattern0  = regexp.MustCompile("^[A-Za-z0-9_.-]{1,64}$")
 	pattern1  = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")
 	pattern2  = regexp.MustCompile("^https?://[!-~]+$")
-	pattern3  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})$")
-	pattern4  = regexp.MustCompile("^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$")
-	pattern5  = regexp.MustCompile("^[A-Z][A-Z0-9_]*$")
-	pattern6  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})/audit/[1-9][0-9]{0,4}$")
-	pattern7  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
-	pattern8  = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/{}*-]*$")
-	pattern9  = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
-	pattern10 = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
-	pattern11 = regexp.MustCompile("^[a-z0-9-]{1,64}$")
-	pattern12 = regexp.MustCompile("^[ -~]{0,512}$")
-	pattern13 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
-	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
-	pattern15 = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
-	pattern16 = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
-	pattern17 = regexp.MustCompile("^cap_[0-9a-f]{32}$")
-	pattern18 = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
-	pattern19 = regexp.MustCompile("^[A-Za-z_][A-Za-z0-9_]{0,63}$")
-	pattern20 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
-	pattern21 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
-	pattern22 = regexp.MustCompile("^[a-z0-9_]{1,32}$")
-	pattern23 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
-	pattern24 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
-	pattern25 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
-	pattern26 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
-	pattern27 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
-	pattern28 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
-	pattern29 = regexp.MustCompile("^[A-Za-z0-9_./-]{1,128}$")
-	pattern30 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
+	pattern3  = regexp.MustCompile("^https?://[^ ]+$")
+	pattern4  = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}/audit/[1-9][0-9]{0,4}$")
+	pattern5  = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
+	pattern6  = regexp.MustCompile("^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$")
+	pattern7  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})$")
+	pattern8  = regexp.MustCompile("^[A-Z][A-Z0-9_]*$")
+	pattern9  = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})/audit/[1-9][0-9]{0,4}$")
+	pattern10 = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+	pattern11 = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/{}*-]*$")
+	pattern12 = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+	pattern13 = regexp.MustCompile("^20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3}Z$")
+	pattern14 = regexp.MustCompile("^[a-z0-9-]{1,64}$")
+	pattern15 = regexp.MustCompile("^[ -~]{0,512}$")
+	pattern16 = regexp.MustCompile("^[A-Za-z0-9_-]{43}$")
+	pattern17 = regexp.MustCompile("^[A-Za-z0-9_-]{86}$")
+	pattern18 = regexp.MustCompile("^[a-z0-9_.-]{1,64}$")
+	pattern19 = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}$")
+	pattern20 = regexp.MustCompile("^cap_[0-9a-f]{32}$")
+	pattern21 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
+	pattern22 = regexp.MustCompile("^[a-z0-9:_-]{1,64}$")
+	pattern23 = regexp.MustCompile("^[a-z0-9]{1,32}$")
+	pattern24 = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
+	pattern25 = regexp.MustCompile("^[A-Za-z_][A-Za-z0-9_]{0,63}$")
+	pattern26 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
+	pattern27 = regexp.MustCompile("^[a-z0-9_]{1,32}$")
+	pattern28 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
+	pattern29 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
+	pattern30 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
+	pattern31 = regexp.MustCompile("^[A-Za-z0-9_-]*$")
+	pattern32 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
+	pattern33 = regexp.MustCompile("^[A-Za-z0-9_./-]{1,128}$")
+	pattern34 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
 )
 
 // AgentExposure is an A2A agent behind a URL.
@@ -111,6 +115,273 @@ func (v *AgentExposure) AppendCanonical(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// AnchorChain is a chain that an anchor writes to. Keys are in the keystore, never here.
+type AnchorChain struct {
+	// Ethereum: the id of the chain, which the endpoint must have.
+	ChainID *int64 `json:"chain_id,omitzero"`
+	// Ethereum: how many blocks above make a block final. 0 if absent: the chain's own finality.
+	Confirmations *int64 `json:"confirmations,omitzero"`
+	Driver        string `json:"driver"`
+	// Seconds between submissions; 600 if absent.
+	EverySeconds *int64 `json:"every_seconds,omitzero"`
+	// Ethereum: the most that is paid for a unit of gas; 200 if absent.
+	MaxFeeGwei *int64 `json:"max_fee_gwei,omitzero"`
+	// OpenTimestamps: a Bitcoin node's JSON-RPC, to see that a block is there; without it the calendars are believed until an auditor looks.
+	Rpc string `json:"rpc,omitzero"`
+	// JSON-RPC endpoints of one chain, the first one that answers is used; or calendars, which are all used.
+	Urls []string `json:"urls"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *AnchorChain) Validate() error {
+	if v.ChainID != nil {
+		if err := checkInt("chain_id", *v.ChainID, 1, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.Confirmations != nil {
+		if err := checkInt("confirmations", *v.Confirmations, 0, 100000); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("driver", v.Driver, "ethereum", "opentimestamps"); err != nil {
+		return err
+	}
+	if v.EverySeconds != nil {
+		if err := checkInt("every_seconds", *v.EverySeconds, 1, 604800); err != nil {
+			return err
+		}
+	}
+	if v.MaxFeeGwei != nil {
+		if err := checkInt("max_fee_gwei", *v.MaxFeeGwei, 1, 1000000); err != nil {
+			return err
+		}
+	}
+	if v.Rpc != "" {
+		if err := checkString("rpc", v.Rpc, 0, 512, pattern3); err != nil {
+			return err
+		}
+	}
+	if err := checkLen("urls", len(v.Urls), 1, 8); err != nil {
+		return err
+	}
+	for i := range v.Urls {
+		if err := checkString(index("urls", i), v.Urls[i], 0, 512, pattern3); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *AnchorChain) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.ChainID != nil {
+		dst = append(dst, "\"chain_id\":"...)
+		dst = jcs.AppendInt(dst, *v.ChainID)
+	}
+	if v.Confirmations != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"confirmations\":"...)
+		dst = jcs.AppendInt(dst, *v.Confirmations)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"driver\":"...)
+	dst = jcs.AppendString(dst, v.Driver)
+	if v.EverySeconds != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"every_seconds\":"...)
+		dst = jcs.AppendInt(dst, *v.EverySeconds)
+	}
+	if v.MaxFeeGwei != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"max_fee_gwei\":"...)
+		dst = jcs.AppendInt(dst, *v.MaxFeeGwei)
+	}
+	if v.Rpc != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"rpc\":"...)
+		dst = jcs.AppendString(dst, v.Rpc)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"urls\":"...)
+	dst = append(dst, '[')
+	for i := range v.Urls {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Urls[i])
+	}
+	dst = append(dst, ']')
+	return append(dst, '}')
+}
+
+// Anchoring shows that an anchor took the head of a log into an epoch, and where the anchor's own log, which holds the epoch, has been put. At most 64 KiB.
+type Anchoring struct {
+	// The anchor's own log.
+	Anchor string `json:"anchor"`
+	// The event of type epoch in the anchor's log,
+	Event AuditEvent `json:"event"`
+	// The place of the log in the epoch tree, whose size and root the event says.
+	Index int64 `json:"index"`
+	// and its leaf data.
+	Leaf string `json:"leaf"`
+	// The inclusion proof of that place.
+	Proof []string `json:"proof"`
+	// In ascending order of driver and chain: one of each.
+	Receipts []ChainReceipt `json:"receipts"`
+	// and its root.
+	Root string `json:"root"`
+	// its salt,
+	Salt string `json:"salt"`
+	// The head of the log that is in the epoch: its size,
+	Size int64  `json:"size"`
+	V    string `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Anchoring) Validate() error {
+	if err := checkString("anchor", v.Anchor, 0, -1, pattern4); err != nil {
+		return err
+	}
+	if err := within("event", v.Event.Validate()); err != nil {
+		return err
+	}
+	if err := checkInt("index", v.Index, 0, 9007199254740991); err != nil {
+		return err
+	}
+	if err := checkString("leaf", v.Leaf, 0, -1, pattern5); err != nil {
+		return err
+	}
+	if err := checkLen("proof", len(v.Proof), 0, 63); err != nil {
+		return err
+	}
+	for i := range v.Proof {
+		if err := checkString(index("proof", i), v.Proof[i], 0, -1, pattern6); err != nil {
+			return err
+		}
+	}
+	if err := checkLen("receipts", len(v.Receipts), 1, 8); err != nil {
+		return err
+	}
+	for i := range v.Receipts {
+		if err := within(index("receipts", i), v.Receipts[i].Validate()); err != nil {
+			return err
+		}
+	}
+	if err := checkString("root", v.Root, 0, -1, pattern6); err != nil {
+		return err
+	}
+	if err := checkString("salt", v.Salt, 0, -1, pattern6); err != nil {
+		return err
+	}
+	if err := checkInt("size", v.Size, 0, 9007199254740991); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-anchoring/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Anchoring) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"anchor\":"...)
+	dst = jcs.AppendString(dst, v.Anchor)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"event\":"...)
+	dst = v.Event.AppendCanonical(dst)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"index\":"...)
+	dst = jcs.AppendInt(dst, v.Index)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"leaf\":"...)
+	dst = jcs.AppendString(dst, v.Leaf)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"proof\":"...)
+	dst = append(dst, '[')
+	for i := range v.Proof {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Proof[i])
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"receipts\":"...)
+	dst = append(dst, '[')
+	for i := range v.Receipts {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = v.Receipts[i].AppendCanonical(dst)
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"root\":"...)
+	dst = jcs.AppendString(dst, v.Root)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"salt\":"...)
+	dst = jcs.AppendString(dst, v.Salt)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"size\":"...)
+	dst = jcs.AppendInt(dst, v.Size)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseAnchoring reads a Anchoring from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseAnchoring(data []byte) (*Anchoring, error) {
+	v := new(Anchoring)
+	if err := parse("anchoring", data, 65536, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeAnchoring reads a Anchoring from its canonical bytes and refuses any other.
+func DecodeAnchoring(data []byte) (*Anchoring, error) {
+	v := new(Anchoring)
+	if err := decode("anchoring", data, 65536, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // AuditEvent is one entry of an agent's audit log: what happened, never what was said. Only the members here exist:
 // metadata and hashes, no content. At most 4 KiB.
 type AuditEvent struct {
@@ -122,19 +393,20 @@ type AuditEvent struct {
 	// The error code.
 	Code      string `json:"code,omitzero"`
 	CostMicro *int64 `json:"cost_micro,omitzero"`
-	// Of a gap: how many events were refused. Of a recovery: how many entries were dropped.
+	// Of a gap: how many events were refused. Of a recovery: how many entries were dropped. Of an epoch: how many logs are in its tree.
 	Count       *int64 `json:"count,omitzero"`
 	DurationMs  *int64 `json:"duration_ms,omitzero"`
 	FrameDigest string `json:"frame_digest,omitzero"`
 	// The log of the head that this event records: of a peer, or of the incarnation before.
 	HeadOrigin string `json:"head_origin,omitzero"`
-	HeadRoot   string `json:"head_root,omitzero"`
-	HeadSize   *int64 `json:"head_size,omitzero"`
+	// The root of that head. Of an epoch: the root of the epoch tree.
+	HeadRoot string `json:"head_root,omitzero"`
+	HeadSize *int64 `json:"head_size,omitzero"`
 	// True: a checkpoint follows at once.
 	HighRisk *bool `json:"high_risk,omitzero"`
 	// The event's UUIDv7.
 	ID string `json:"id"`
-	// Of an erasure: the index of the erased entry.
+	// Of an erasure: the index of the erased entry. Of an epoch: its number, from 0.
 	Index *int64 `json:"index,omitzero"`
 	// The id of the intent that this event resolves.
 	Intent  string `json:"intent,omitzero"`
@@ -166,21 +438,21 @@ type AuditEvent struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *AuditEvent) Validate() error {
-	if err := checkString("actor", v.Actor, 0, 64, pattern3); err != nil {
+	if err := checkString("actor", v.Actor, 0, 64, pattern7); err != nil {
 		return err
 	}
 	if v.Capability != "" {
-		if err := checkString("capability", v.Capability, 0, -1, pattern4); err != nil {
+		if err := checkString("capability", v.Capability, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
 	if v.CiphertextHash != "" {
-		if err := checkString("ciphertext_hash", v.CiphertextHash, 0, -1, pattern4); err != nil {
+		if err := checkString("ciphertext_hash", v.CiphertextHash, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
 	if v.Code != "" {
-		if err := checkString("code", v.Code, 0, 64, pattern5); err != nil {
+		if err := checkString("code", v.Code, 0, 64, pattern8); err != nil {
 			return err
 		}
 	}
@@ -200,17 +472,17 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.FrameDigest != "" {
-		if err := checkString("frame_digest", v.FrameDigest, 0, -1, pattern4); err != nil {
+		if err := checkString("frame_digest", v.FrameDigest, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
 	if v.HeadOrigin != "" {
-		if err := checkString("head_origin", v.HeadOrigin, 0, 80, pattern6); err != nil {
+		if err := checkString("head_origin", v.HeadOrigin, 0, 80, pattern9); err != nil {
 			return err
 		}
 	}
 	if v.HeadRoot != "" {
-		if err := checkString("head_root", v.HeadRoot, 0, -1, pattern4); err != nil {
+		if err := checkString("head_root", v.HeadRoot, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
@@ -221,7 +493,7 @@ func (v *AuditEvent) Validate() error {
 	}
 	if v.HighRisk != nil {
 	}
-	if err := checkString("id", v.ID, 0, -1, pattern7); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern10); err != nil {
 		return err
 	}
 	if v.Index != nil {
@@ -230,7 +502,7 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Intent != "" {
-		if err := checkString("intent", v.Intent, 0, -1, pattern7); err != nil {
+		if err := checkString("intent", v.Intent, 0, -1, pattern10); err != nil {
 			return err
 		}
 	}
@@ -240,7 +512,7 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Peer != "" {
-		if err := checkString("peer", v.Peer, 0, 64, pattern3); err != nil {
+		if err := checkString("peer", v.Peer, 0, 64, pattern7); err != nil {
 			return err
 		}
 	}
@@ -250,17 +522,17 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.RequestDigest != "" {
-		if err := checkString("request_digest", v.RequestDigest, 0, -1, pattern4); err != nil {
+		if err := checkString("request_digest", v.RequestDigest, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
 	if v.ResultDigest != "" {
-		if err := checkString("result_digest", v.ResultDigest, 0, -1, pattern4); err != nil {
+		if err := checkString("result_digest", v.ResultDigest, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
 	if v.Scope != "" {
-		if err := checkString("scope", v.Scope, 0, 256, pattern8); err != nil {
+		if err := checkString("scope", v.Scope, 0, 256, pattern11); err != nil {
 			return err
 		}
 	}
@@ -270,29 +542,29 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Session != "" {
-		if err := checkString("session", v.Session, 0, -1, pattern9); err != nil {
+		if err := checkString("session", v.Session, 0, -1, pattern12); err != nil {
 			return err
 		}
 	}
 	if v.Since != "" {
-		if err := checkString("since", v.Since, 0, -1, pattern10); err != nil {
+		if err := checkString("since", v.Since, 0, -1, pattern13); err != nil {
 			return err
 		}
 	}
 	if v.Subject != "" {
-		if err := checkString("subject", v.Subject, 0, 64, pattern3); err != nil {
+		if err := checkString("subject", v.Subject, 0, 64, pattern7); err != nil {
 			return err
 		}
 	}
 	if v.Surface != "" {
-		if err := checkString("surface", v.Surface, 0, 160, pattern8); err != nil {
+		if err := checkString("surface", v.Surface, 0, 160, pattern11); err != nil {
 			return err
 		}
 	}
-	if err := checkString("time", v.Time, 0, -1, pattern10); err != nil {
+	if err := checkString("time", v.Time, 0, -1, pattern13); err != nil {
 		return err
 	}
-	if err := checkEnum("type", v.Type, "intent", "result", "denied", "message_out", "message_in", "session_open", "session_accept", "session_rotate", "session_close", "group_change", "cap_grant", "cap_revoke", "peer_head", "key_rotate", "recovered", "gap", "erase", "noop", "approval", "receipt", "node_start", "node_stop", "config_change", "equivocation"); err != nil {
+	if err := checkEnum("type", v.Type, "intent", "result", "denied", "message_out", "message_in", "session_open", "session_accept", "session_rotate", "session_close", "group_change", "cap_grant", "cap_revoke", "peer_head", "key_rotate", "recovered", "gap", "erase", "noop", "approval", "receipt", "node_start", "node_stop", "config_change", "equivocation", "epoch"); err != nil {
 		return err
 	}
 	if v.UnitsIn != nil {
@@ -540,6 +812,49 @@ func DecodeAuditEvent(data []byte) (*AuditEvent, error) {
 	return v, nil
 }
 
+// BundleAnchoring joins the bundle's head to what an anchor anchored.
+type BundleAnchoring struct {
+	Anchoring Anchoring `json:"anchoring"`
+	// The proof that the anchored head extends the bundle's; empty when they are one.
+	Consistency []string `json:"consistency"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *BundleAnchoring) Validate() error {
+	if err := within("anchoring", v.Anchoring.Validate()); err != nil {
+		return err
+	}
+	if err := checkLen("consistency", len(v.Consistency), 0, 63); err != nil {
+		return err
+	}
+	for i := range v.Consistency {
+		if err := checkString(index("consistency", i), v.Consistency[i], 0, -1, pattern6); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *BundleAnchoring) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"anchoring\":"...)
+	dst = v.Anchoring.AppendCanonical(dst)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"consistency\":"...)
+	dst = append(dst, '[')
+	for i := range v.Consistency {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Consistency[i])
+	}
+	dst = append(dst, ']')
+	return append(dst, '}')
+}
+
 // BundleHead is a checkpoint with who cosigned it.
 type BundleHead struct {
 	// Signature lines without their newline, in ascending order of their bytes.
@@ -606,10 +921,10 @@ type CallHeader struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *CallHeader) Validate() error {
-	if err := checkString("name", v.Name, 0, -1, pattern11); err != nil {
+	if err := checkString("name", v.Name, 0, -1, pattern14); err != nil {
 		return err
 	}
-	if err := checkString("value", v.Value, 0, 512, pattern12); err != nil {
+	if err := checkString("value", v.Value, 0, 512, pattern15); err != nil {
 		return err
 	}
 	return nil
@@ -652,7 +967,7 @@ func (v *CallMeta) Validate() error {
 		}
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern13); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern16); err != nil {
 			return err
 		}
 	}
@@ -750,13 +1065,13 @@ type CallReceipt struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *CallReceipt) Validate() error {
-	if err := checkString("at", v.At, 0, -1, pattern10); err != nil {
+	if err := checkString("at", v.At, 0, -1, pattern13); err != nil {
 		return err
 	}
-	if err := checkString("call", v.Call, 0, -1, pattern7); err != nil {
+	if err := checkString("call", v.Call, 0, -1, pattern10); err != nil {
 		return err
 	}
-	if err := checkString("caller", v.Caller, 0, 64, pattern3); err != nil {
+	if err := checkString("caller", v.Caller, 0, 64, pattern7); err != nil {
 		return err
 	}
 	if v.CostMicro != nil {
@@ -766,7 +1081,7 @@ func (v *CallReceipt) Validate() error {
 	}
 	if v.Estimated != nil {
 	}
-	if err := checkString("executor", v.Executor, 0, 64, pattern3); err != nil {
+	if err := checkString("executor", v.Executor, 0, 64, pattern7); err != nil {
 		return err
 	}
 	if v.Method != "" {
@@ -777,10 +1092,10 @@ func (v *CallReceipt) Validate() error {
 	if err := checkEnum("outcome", v.Outcome, "cancelled", "cut", "error", "ok", "timeout"); err != nil {
 		return err
 	}
-	if err := checkString("request", v.Request, 0, -1, pattern4); err != nil {
+	if err := checkString("request", v.Request, 0, -1, pattern6); err != nil {
 		return err
 	}
-	if err := checkString("response", v.Response, 0, -1, pattern4); err != nil {
+	if err := checkString("response", v.Response, 0, -1, pattern6); err != nil {
 		return err
 	}
 	if v.Service != "" {
@@ -789,11 +1104,11 @@ func (v *CallReceipt) Validate() error {
 		}
 	}
 	if v.Sig != "" {
-		if err := checkString("sig", v.Sig, 0, -1, pattern14); err != nil {
+		if err := checkString("sig", v.Sig, 0, -1, pattern17); err != nil {
 			return err
 		}
 	}
-	if err := checkString("surface", v.Surface, 0, -1, pattern15); err != nil {
+	if err := checkString("surface", v.Surface, 0, -1, pattern18); err != nil {
 		return err
 	}
 	if v.UnitsIn != nil {
@@ -1031,7 +1346,7 @@ func (v *CapabilityRequest) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("to", v.To, 0, -1, pattern16); err != nil {
+	if err := checkString("to", v.To, 0, -1, pattern19); err != nil {
 		return err
 	}
 	return nil
@@ -1144,7 +1459,7 @@ func (v *CapabilityToken) Validate() error {
 	if err := checkString("iss", v.Iss, 56, 64, nil); err != nil {
 		return err
 	}
-	if err := checkString("jti", v.Jti, 0, -1, pattern17); err != nil {
+	if err := checkString("jti", v.Jti, 0, -1, pattern20); err != nil {
 		return err
 	}
 	if err := checkInt("ksn", v.Ksn, 0, 30); err != nil {
@@ -1281,6 +1596,118 @@ func ParseCapabilityToken(data []byte) (*CapabilityToken, error) {
 func DecodeCapabilityToken(data []byte) (*CapabilityToken, error) {
 	v := new(CapabilityToken)
 	if err := decode("capability-token", data, 6144, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// ChainReceipt shows that a head of an anchor's log has been put onto a chain. The body is the driver's.
+type ChainReceipt struct {
+	// What the driver keeps as proof, base64url.
+	Body string `json:"body"`
+	// Which chain, as CAIP-2 names it where it does: eip155:1.
+	Chain string `json:"chain"`
+	// Which driver reads the body: quorum, ethereum, opentimestamps.
+	Driver string `json:"driver"`
+	// The proof that the epoch's event is under that head.
+	Inclusion []string `json:"inclusion"`
+	// and its root.
+	Root string `json:"root"`
+	// The head of the anchor's log that was put there: its size,
+	Size int64  `json:"size"`
+	V    string `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ChainReceipt) Validate() error {
+	if err := checkString("body", v.Body, 0, 21848, pattern21); err != nil {
+		return err
+	}
+	if err := checkString("chain", v.Chain, 0, -1, pattern22); err != nil {
+		return err
+	}
+	if err := checkString("driver", v.Driver, 0, -1, pattern23); err != nil {
+		return err
+	}
+	if err := checkLen("inclusion", len(v.Inclusion), 0, 63); err != nil {
+		return err
+	}
+	for i := range v.Inclusion {
+		if err := checkString(index("inclusion", i), v.Inclusion[i], 0, -1, pattern6); err != nil {
+			return err
+		}
+	}
+	if err := checkString("root", v.Root, 0, -1, pattern6); err != nil {
+		return err
+	}
+	if err := checkInt("size", v.Size, 1, 9007199254740991); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-chain-receipt/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ChainReceipt) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"body\":"...)
+	dst = jcs.AppendString(dst, v.Body)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"chain\":"...)
+	dst = jcs.AppendString(dst, v.Chain)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"driver\":"...)
+	dst = jcs.AppendString(dst, v.Driver)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"inclusion\":"...)
+	dst = append(dst, '[')
+	for i := range v.Inclusion {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Inclusion[i])
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"root\":"...)
+	dst = jcs.AppendString(dst, v.Root)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"size\":"...)
+	dst = jcs.AppendInt(dst, v.Size)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseChainReceipt reads a ChainReceipt from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseChainReceipt(data []byte) (*ChainReceipt, error) {
+	v := new(ChainReceipt)
+	if err := parse("chain-receipt", data, 32768, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeChainReceipt reads a ChainReceipt from its canonical bytes and refuses any other.
+func DecodeChainReceipt(data []byte) (*ChainReceipt, error) {
+	v := new(ChainReceipt)
+	if err := decode("chain-receipt", data, 32768, v); err != nil {
 		return nil, err
 	}
 	return v, nil
@@ -1486,7 +1913,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.AssertionMethod {
-		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern18); err != nil {
+		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern24); err != nil {
 			return err
 		}
 	}
@@ -1494,7 +1921,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.Authentication {
-		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern18); err != nil {
+		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern24); err != nil {
 			return err
 		}
 	}
@@ -1502,7 +1929,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityDelegation {
-		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern18); err != nil {
+		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern24); err != nil {
 			return err
 		}
 	}
@@ -1510,18 +1937,18 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityInvocation {
-		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern18); err != nil {
+		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern24); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, 64, pattern3); err != nil {
+	if err := checkString("id", v.ID, 0, 64, pattern7); err != nil {
 		return err
 	}
 	if err := checkLen("keyAgreement", len(v.KeyAgreement), 0, 16); err != nil {
 		return err
 	}
 	for i := range v.KeyAgreement {
-		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern18); err != nil {
+		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern24); err != nil {
 			return err
 		}
 	}
@@ -1705,7 +2132,7 @@ type DIDState struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *DIDState) Validate() error {
-	if err := checkString("did", v.DID, 0, -1, pattern16); err != nil {
+	if err := checkString("did", v.DID, 0, -1, pattern19); err != nil {
 		return err
 	}
 	if v.Doc != nil {
@@ -1713,10 +2140,10 @@ func (v *DIDState) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("exp", v.Exp, 0, -1, pattern10); err != nil {
+	if err := checkString("exp", v.Exp, 0, -1, pattern13); err != nil {
 		return err
 	}
-	if err := checkString("iat", v.Iat, 0, -1, pattern10); err != nil {
+	if err := checkString("iat", v.Iat, 0, -1, pattern13); err != nil {
 		return err
 	}
 	if err := checkLen("kel", len(v.KEL), 1, 31); err != nil {
@@ -1727,7 +2154,7 @@ func (v *DIDState) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("nbf", v.Nbf, 0, -1, pattern10); err != nil {
+	if err := checkString("nbf", v.Nbf, 0, -1, pattern13); err != nil {
 		return err
 	}
 	if err := checkInt("seq", v.Seq, 0, 9007199254740991); err != nil {
@@ -1817,7 +2244,7 @@ type EnvSecret struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *EnvSecret) Validate() error {
-	if err := checkString("name", v.Name, 0, -1, pattern19); err != nil {
+	if err := checkString("name", v.Name, 0, -1, pattern25); err != nil {
 		return err
 	}
 	if v.Secret != "" {
@@ -1893,12 +2320,12 @@ func (v *Evidence) Validate() error {
 		}
 	}
 	if v.Leaf1 != "" {
-		if err := checkString("leaf1", v.Leaf1, 0, -1, pattern4); err != nil {
+		if err := checkString("leaf1", v.Leaf1, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
 	if v.Leaf2 != "" {
-		if err := checkString("leaf2", v.Leaf2, 0, -1, pattern4); err != nil {
+		if err := checkString("leaf2", v.Leaf2, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
@@ -1913,7 +2340,7 @@ func (v *Evidence) Validate() error {
 			return err
 		}
 		for i := range v.Proof1 {
-			if err := checkString(index("proof1", i), v.Proof1[i], 0, -1, pattern4); err != nil {
+			if err := checkString(index("proof1", i), v.Proof1[i], 0, -1, pattern6); err != nil {
 				return err
 			}
 		}
@@ -1923,7 +2350,7 @@ func (v *Evidence) Validate() error {
 			return err
 		}
 		for i := range v.Proof2 {
-			if err := checkString(index("proof2", i), v.Proof2[i], 0, -1, pattern4); err != nil {
+			if err := checkString(index("proof2", i), v.Proof2[i], 0, -1, pattern6); err != nil {
 				return err
 			}
 		}
@@ -2054,14 +2481,14 @@ type EvidenceMessage struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *EvidenceMessage) Validate() error {
-	if err := checkString("evidence", v.Evidence, 0, 32768, pattern20); err != nil {
+	if err := checkString("evidence", v.Evidence, 0, 32768, pattern21); err != nil {
 		return err
 	}
 	if err := checkLen("states", len(v.States), 1, 2); err != nil {
 		return err
 	}
 	for i := range v.States {
-		if err := checkString(index("states", i), v.States[i], 0, 21846, pattern20); err != nil {
+		if err := checkString(index("states", i), v.States[i], 0, 21846, pattern21); err != nil {
 			return err
 		}
 	}
@@ -2283,13 +2710,13 @@ func (v *GatewayConfig) Validate() error {
 			return err
 		}
 		for i := range v.PromptsTo {
-			if err := checkString(index("prompts_to", i), v.PromptsTo[i], 0, -1, pattern16); err != nil {
+			if err := checkString(index("prompts_to", i), v.PromptsTo[i], 0, -1, pattern19); err != nil {
 				return err
 			}
 		}
 	}
 	if v.Region != "" {
-		if err := checkString("region", v.Region, 0, -1, pattern21); err != nil {
+		if err := checkString("region", v.Region, 0, -1, pattern26); err != nil {
 			return err
 		}
 	}
@@ -2433,7 +2860,7 @@ func (v *GrantRequest) Validate() error {
 		}
 	}
 	if v.BudgetUnit != "" {
-		if err := checkString("budget_unit", v.BudgetUnit, 0, -1, pattern22); err != nil {
+		if err := checkString("budget_unit", v.BudgetUnit, 0, -1, pattern27); err != nil {
 			return err
 		}
 	}
@@ -2643,11 +3070,11 @@ type KeyEvent struct {
 // Validate reports the first member that is not as the schema says.
 func (v *KeyEvent) Validate() error {
 	if v.DID != "" {
-		if err := checkString("did", v.DID, 0, -1, pattern16); err != nil {
+		if err := checkString("did", v.DID, 0, -1, pattern19); err != nil {
 			return err
 		}
 	}
-	if err := checkString("iat", v.Iat, 0, -1, pattern10); err != nil {
+	if err := checkString("iat", v.Iat, 0, -1, pattern13); err != nil {
 		return err
 	}
 	if len(v.K) > 0 {
@@ -2655,7 +3082,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.K {
-			if err := checkString(index("k", i), v.K[i], 0, -1, pattern23); err != nil {
+			if err := checkString(index("k", i), v.K[i], 0, -1, pattern28); err != nil {
 				return err
 			}
 		}
@@ -2670,7 +3097,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.N {
-			if err := checkString(index("n", i), v.N[i], 0, -1, pattern13); err != nil {
+			if err := checkString(index("n", i), v.N[i], 0, -1, pattern16); err != nil {
 				return err
 			}
 		}
@@ -2681,7 +3108,7 @@ func (v *KeyEvent) Validate() error {
 		}
 	}
 	if v.P != "" {
-		if err := checkString("p", v.P, 0, -1, pattern13); err != nil {
+		if err := checkString("p", v.P, 0, -1, pattern16); err != nil {
 			return err
 		}
 	}
@@ -2815,7 +3242,7 @@ func (v *KeySignature) Validate() error {
 	if err := checkInt("i", v.I, 0, 4); err != nil {
 		return err
 	}
-	if err := checkString("s", v.S, 0, -1, pattern14); err != nil {
+	if err := checkString("s", v.S, 0, -1, pattern17); err != nil {
 		return err
 	}
 	return nil
@@ -2850,11 +3277,11 @@ func (v *KeystoreFile) Validate() error {
 		return err
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern24); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern29); err != nil {
 			return err
 		}
 	}
-	if err := checkString("sealed", v.Sealed, 54, 65000, pattern20); err != nil {
+	if err := checkString("sealed", v.Sealed, 54, 65000, pattern21); err != nil {
 		return err
 	}
 	if err := checkEnum("v", v.V, "talos-keystore/1"); err != nil {
@@ -3057,6 +3484,8 @@ func (v *ModelExposure) AppendCanonical(dst []byte) []byte {
 
 // NodeConfig is the configuration of a node: config.json in its home.
 type NodeConfig struct {
+	// Chains onto which an anchor puts its log, beside the cosignatures of other anchors. Role anchor only.
+	AnchorChains []AnchorChain `json:"anchor_chains,omitzero"`
 	// DIDs of the anchors that cosign this node's log.
 	Anchors []string `json:"anchors,omitzero"`
 	// Multiaddrs to publish instead of those found.
@@ -3070,6 +3499,8 @@ type NodeConfig struct {
 	ConnectionsHigh   *int64 `json:"connections_high,omitzero"`
 	ConnectionsLow    *int64 `json:"connections_low,omitzero"`
 	ConnectionsPerIp  *int64 `json:"connections_per_ip,omitzero"`
+	// Seconds between the epochs of an anchor; 60 if absent.
+	EpochSeconds *int64 `json:"epoch_seconds,omitzero"`
 	// Public: the Internet. Private: an organisation's network. Local: one machine.
 	Kind string `json:"kind"`
 	// Multiaddrs to listen on.
@@ -3088,12 +3519,22 @@ type NodeConfig struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *NodeConfig) Validate() error {
+	if len(v.AnchorChains) > 0 {
+		if err := checkLen("anchor_chains", len(v.AnchorChains), 0, 7); err != nil {
+			return err
+		}
+		for i := range v.AnchorChains {
+			if err := within(index("anchor_chains", i), v.AnchorChains[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
 	if len(v.Anchors) > 0 {
 		if err := checkLen("anchors", len(v.Anchors), 0, 16); err != nil {
 			return err
 		}
 		for i := range v.Anchors {
-			if err := checkString(index("anchors", i), v.Anchors[i], 0, -1, pattern16); err != nil {
+			if err := checkString(index("anchors", i), v.Anchors[i], 0, -1, pattern19); err != nil {
 				return err
 			}
 		}
@@ -3109,7 +3550,7 @@ func (v *NodeConfig) Validate() error {
 		}
 	}
 	if v.API != "" {
-		if err := checkString("api", v.API, 0, -1, pattern25); err != nil {
+		if err := checkString("api", v.API, 0, -1, pattern30); err != nil {
 			return err
 		}
 	}
@@ -3143,6 +3584,11 @@ func (v *NodeConfig) Validate() error {
 			return err
 		}
 	}
+	if v.EpochSeconds != nil {
+		if err := checkInt("epoch_seconds", *v.EpochSeconds, 1, 86400); err != nil {
+			return err
+		}
+	}
 	if err := checkEnum("kind", v.Kind, "public", "private", "local"); err != nil {
 		return err
 	}
@@ -3166,7 +3612,7 @@ func (v *NodeConfig) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("network", v.Network, 0, -1, pattern21); err != nil {
+	if err := checkString("network", v.Network, 0, -1, pattern26); err != nil {
 		return err
 	}
 	if err := checkLen("roles", len(v.Roles), 1, 4); err != nil {
@@ -3201,7 +3647,21 @@ func (v *NodeConfig) Validate() error {
 // AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
 func (v *NodeConfig) AppendCanonical(dst []byte) []byte {
 	dst = append(dst, '{')
+	if len(v.AnchorChains) > 0 {
+		dst = append(dst, "\"anchor_chains\":"...)
+		dst = append(dst, '[')
+		for i := range v.AnchorChains {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.AnchorChains[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
 	if len(v.Anchors) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
 		dst = append(dst, "\"anchors\":"...)
 		dst = append(dst, '[')
 		for i := range v.Anchors {
@@ -3274,6 +3734,13 @@ func (v *NodeConfig) AppendCanonical(dst []byte) []byte {
 		}
 		dst = append(dst, "\"connections_per_ip\":"...)
 		dst = jcs.AppendInt(dst, *v.ConnectionsPerIp)
+	}
+	if v.EpochSeconds != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"epoch_seconds\":"...)
+		dst = jcs.AppendInt(dst, *v.EpochSeconds)
 	}
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
@@ -3515,6 +3982,8 @@ func DecodePolicy(data []byte) (*Policy, error) {
 
 // ProofBundle is everything needed to check offline that one event is in a log, who saw it, and when. At most 256 KiB.
 type ProofBundle struct {
+	// Where anchors have put the log's head, in ascending order of their logs' names: one of each.
+	Anchorings []BundleAnchoring `json:"anchorings,omitzero"`
 	// SHA-256 of the canonical bundle without this member: its name, and a check of the parts that a reader cannot judge.
 	Digest string `json:"digest"`
 	// The event, with its salt; both absent when only the commitment is shown.
@@ -3531,12 +4000,23 @@ type ProofBundle struct {
 	Salt  string   `json:"salt,omitzero"`
 	// Signed DID states of the origin and of the witnesses, base64url, for the reader's resolver.
 	States []string `json:"states,omitzero"`
-	V      string   `json:"v"`
+	// 2 exactly when there are anchorings.
+	V string `json:"v"`
 }
 
 // Validate reports the first member that is not as the schema says.
 func (v *ProofBundle) Validate() error {
-	if err := checkString("digest", v.Digest, 0, -1, pattern4); err != nil {
+	if len(v.Anchorings) > 0 {
+		if err := checkLen("anchorings", len(v.Anchorings), 1, 8); err != nil {
+			return err
+		}
+		for i := range v.Anchorings {
+			if err := within(index("anchorings", i), v.Anchorings[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
+	if err := checkString("digest", v.Digest, 0, -1, pattern6); err != nil {
 		return err
 	}
 	if v.Event != nil {
@@ -3550,7 +4030,7 @@ func (v *ProofBundle) Validate() error {
 	if err := checkInt("index", v.Index, 0, 9007199254740991); err != nil {
 		return err
 	}
-	if err := checkString("leaf", v.Leaf, 0, -1, pattern26); err != nil {
+	if err := checkString("leaf", v.Leaf, 0, -1, pattern5); err != nil {
 		return err
 	}
 	if v.Prior != nil {
@@ -3562,26 +4042,26 @@ func (v *ProofBundle) Validate() error {
 		return err
 	}
 	for i := range v.Proof {
-		if err := checkString(index("proof", i), v.Proof[i], 0, -1, pattern4); err != nil {
+		if err := checkString(index("proof", i), v.Proof[i], 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern4); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
 	if len(v.States) > 0 {
-		if err := checkLen("states", len(v.States), 0, 9); err != nil {
+		if err := checkLen("states", len(v.States), 0, 17); err != nil {
 			return err
 		}
 		for i := range v.States {
-			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern20); err != nil {
+			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern21); err != nil {
 				return err
 			}
 		}
 	}
-	if err := checkEnum("v", v.V, "talos-bundle/1"); err != nil {
+	if err := checkEnum("v", v.V, "talos-bundle/1", "talos-bundle/2"); err != nil {
 		return err
 	}
 	return nil
@@ -3590,6 +4070,20 @@ func (v *ProofBundle) Validate() error {
 // AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
 func (v *ProofBundle) AppendCanonical(dst []byte) []byte {
 	dst = append(dst, '{')
+	if len(v.Anchorings) > 0 {
+		dst = append(dst, "\"anchorings\":"...)
+		dst = append(dst, '[')
+		for i := range v.Anchorings {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Anchorings[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
 	dst = append(dst, "\"digest\":"...)
 	dst = jcs.AppendString(dst, v.Digest)
 	if v.Event != nil {
@@ -3721,7 +4215,7 @@ func (v *Revocation) Validate() error {
 		return err
 	}
 	if v.Jti != "" {
-		if err := checkString("jti", v.Jti, 0, -1, pattern17); err != nil {
+		if err := checkString("jti", v.Jti, 0, -1, pattern20); err != nil {
 			return err
 		}
 	}
@@ -3952,7 +4446,7 @@ type Role struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *Role) Validate() error {
-	if err := checkString("id", v.ID, 0, -1, pattern15); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern18); err != nil {
 		return err
 	}
 	if v.ReadOnly != nil {
@@ -4020,21 +4514,21 @@ type RoleBinding struct {
 // Validate reports the first member that is not as the schema says.
 func (v *RoleBinding) Validate() error {
 	if v.From != "" {
-		if err := checkString("from", v.From, 0, -1, pattern10); err != nil {
+		if err := checkString("from", v.From, 0, -1, pattern13); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, -1, pattern15); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern18); err != nil {
 		return err
 	}
-	if err := checkString("role", v.Role, 0, -1, pattern15); err != nil {
+	if err := checkString("role", v.Role, 0, -1, pattern18); err != nil {
 		return err
 	}
 	if err := checkString("to", v.To, 6, 80, nil); err != nil {
 		return err
 	}
 	if v.Until != "" {
-		if err := checkString("until", v.Until, 0, -1, pattern10); err != nil {
+		if err := checkString("until", v.Until, 0, -1, pattern13); err != nil {
 			return err
 		}
 	}
@@ -4082,7 +4576,7 @@ type Root struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *Root) Validate() error {
-	if err := checkString("did", v.DID, 0, -1, pattern16); err != nil {
+	if err := checkString("did", v.DID, 0, -1, pattern19); err != nil {
 		return err
 	}
 	if err := checkLen("kinds", len(v.Kinds), 1, 5); err != nil {
@@ -4126,7 +4620,7 @@ type SendRequest struct {
 // Validate reports the first member that is not as the schema says.
 func (v *SendRequest) Validate() error {
 	if v.BodyB64u != "" {
-		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern27); err != nil {
+		if err := checkString("body_b64u", v.BodyB64u, 0, 81920, pattern31); err != nil {
 			return err
 		}
 	}
@@ -4135,7 +4629,7 @@ func (v *SendRequest) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("to", v.To, 0, -1, pattern16); err != nil {
+	if err := checkString("to", v.To, 0, -1, pattern19); err != nil {
 		return err
 	}
 	return nil
@@ -4193,11 +4687,11 @@ type Service struct {
 // Validate reports the first member that is not as the schema says.
 func (v *Service) Validate() error {
 	if v.Digest != "" {
-		if err := checkString("digest", v.Digest, 0, -1, pattern13); err != nil {
+		if err := checkString("digest", v.Digest, 0, -1, pattern16); err != nil {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern18); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern24); err != nil {
 		return err
 	}
 	if err := checkLen("serviceEndpoint", len(v.ServiceEndpoint), 1, 8); err != nil {
@@ -4208,7 +4702,7 @@ func (v *Service) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("type", v.Type, 0, -1, pattern28); err != nil {
+	if err := checkString("type", v.Type, 0, -1, pattern32); err != nil {
 		return err
 	}
 	return nil
@@ -4380,11 +4874,11 @@ func (v *ServiceList) Validate() error {
 	if err := checkInt("iat", v.Iat, 0, 9007199254740991); err != nil {
 		return err
 	}
-	if err := checkString("iss", v.Iss, 0, -1, pattern16); err != nil {
+	if err := checkString("iss", v.Iss, 0, -1, pattern19); err != nil {
 		return err
 	}
 	if v.Region != "" {
-		if err := checkString("region", v.Region, 0, -1, pattern21); err != nil {
+		if err := checkString("region", v.Region, 0, -1, pattern26); err != nil {
 			return err
 		}
 	}
@@ -4397,7 +4891,7 @@ func (v *ServiceList) Validate() error {
 		}
 	}
 	if v.Sig != "" {
-		if err := checkString("sig", v.Sig, 0, -1, pattern14); err != nil {
+		if err := checkString("sig", v.Sig, 0, -1, pattern17); err != nil {
 			return err
 		}
 	}
@@ -4494,7 +4988,7 @@ type ServiceOperation struct {
 // Validate reports the first member that is not as the schema says.
 func (v *ServiceOperation) Validate() error {
 	if v.Digest != "" {
-		if err := checkString("digest", v.Digest, 0, -1, pattern4); err != nil {
+		if err := checkString("digest", v.Digest, 0, -1, pattern6); err != nil {
 			return err
 		}
 	}
@@ -4651,7 +5145,7 @@ func (v *SubjectBudget) Validate() error {
 	if err := checkString("to", v.To, 8, 64, nil); err != nil {
 		return err
 	}
-	if err := checkString("unit", v.Unit, 0, -1, pattern22); err != nil {
+	if err := checkString("unit", v.Unit, 0, -1, pattern27); err != nil {
 		return err
 	}
 	return nil
@@ -4746,7 +5240,7 @@ func (v *Surface) Validate() error {
 			}
 		}
 	}
-	if err := checkString("id", v.ID, 0, -1, pattern15); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern18); err != nil {
 		return err
 	}
 	if err := checkEnum("kind", v.Kind, "agent", "model", "node", "tool", "topic"); err != nil {
@@ -4985,7 +5479,7 @@ type Team struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *Team) Validate() error {
-	if err := checkString("id", v.ID, 0, -1, pattern15); err != nil {
+	if err := checkString("id", v.ID, 0, -1, pattern18); err != nil {
 		return err
 	}
 	if err := checkLen("members", len(v.Members), 1, 4096); err != nil {
@@ -5108,7 +5602,7 @@ func (v *ToolExposure) Validate() error {
 			return err
 		}
 		for i := range v.Read {
-			if err := checkString(index("read", i), v.Read[i], 0, -1, pattern29); err != nil {
+			if err := checkString(index("read", i), v.Read[i], 0, -1, pattern33); err != nil {
 				return err
 			}
 		}
@@ -5245,10 +5739,10 @@ type ToolPin struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *ToolPin) Validate() error {
-	if err := checkString("digest", v.Digest, 0, -1, pattern4); err != nil {
+	if err := checkString("digest", v.Digest, 0, -1, pattern6); err != nil {
 		return err
 	}
-	if err := checkString("tool", v.Tool, 0, -1, pattern29); err != nil {
+	if err := checkString("tool", v.Tool, 0, -1, pattern33); err != nil {
 		return err
 	}
 	return nil
@@ -5277,13 +5771,13 @@ type VerificationMethod struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *VerificationMethod) Validate() error {
-	if err := checkString("controller", v.Controller, 0, 64, pattern3); err != nil {
+	if err := checkString("controller", v.Controller, 0, 64, pattern7); err != nil {
 		return err
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern18); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern24); err != nil {
 		return err
 	}
-	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern30); err != nil {
+	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern34); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "Multikey"); err != nil {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -213,6 +214,13 @@ func (p prefixed) Load(ctx context.Context, key string) ([]byte, error) {
 
 func (p prefixed) Swap(ctx context.Context, key string, old, record []byte) error {
 	return p.Store.Swap(ctx, p.prefix+key, old, record)
+}
+
+func (p prefixed) Scan(ctx context.Context, f func(key string, record []byte) bool) error {
+	return p.Store.Scan(ctx, func(key string, record []byte) bool {
+		rest, ok := strings.CutPrefix(key, p.prefix)
+		return !ok || f(rest, record)
+	})
 }
 
 // Log gives the audit log.
