@@ -35,8 +35,8 @@ func TestRow34_ChainDownForAnHour(t *testing.T) {
 			s.Wake()
 			time.Sleep(time.Minute)
 		}
-		if s.Info().Failing == "" || d.sends != 0 {
-			t.Errorf("it says %+v after %d sends", s.Info(), d.sends)
+		if n, _ := d.sendings(); s.Info().Failing == "" || n != 0 {
+			t.Errorf("it says %+v after %d sends", s.Info(), n)
 		}
 		d.mu.Lock()
 		d.down = false
@@ -44,8 +44,8 @@ func TestRow34_ChainDownForAnHour(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		r := w.received(1)
-		if r[0].Head.Size != w.head().Size || d.sends != 1 {
-			t.Errorf("the receipt is of size %d of %d, after %d sends", r[0].Head.Size, w.head().Size, d.sends)
+		if n, _ := d.sendings(); r[0].Head.Size != w.head().Size || n != 1 {
+			t.Errorf("the receipt is of size %d of %d, after %d sends", r[0].Head.Size, w.head().Size, n)
 		}
 		for size := uint64(1); size <= 60; size++ { // nothing is lost
 			if c, err := e.Anchoring(t.Context(), origin(4), size); err != nil || c == nil || uint64(c.Size) != size {
@@ -72,8 +72,8 @@ func TestSubmitterOverCrashes(t *testing.T) {
 				crash = w.running(w.submitter(d))
 				time.Sleep(3 * time.Minute)
 				crash()
-				if len(d.sent) != 1 {
-					t.Errorf("write %d fails: %d different things were sent", fail, len(d.sent))
+				if _, n := d.sendings(); n != 1 {
+					t.Errorf("write %d fails: %d different things were sent", fail, n)
 				}
 				w.received(1)
 			})
@@ -96,8 +96,8 @@ func TestSubmitterSendsAgain(t *testing.T) {
 		}
 		d.mu.Unlock()
 		time.Sleep(5 * time.Minute)
-		if d.sends != 5 {
-			t.Errorf("%d sends, want 5", d.sends)
+		if n, _ := d.sendings(); n != 5 {
+			t.Errorf("%d sends, want 5", n)
 		}
 		w.received(1)
 	})

@@ -117,7 +117,6 @@ type world struct {
 	key   ed25519.PrivateKey
 	mu    sync.Mutex
 	heads map[string]anchor.Checkpoint
-	stop  func()
 	src   chain.Source
 }
 
@@ -213,12 +212,17 @@ type ledger struct {
 	sent  map[string]time.Time
 	sends int
 	drops int // how many sends are lost
-	final time.Duration
 }
 
 func (l *ledger) Name() string         { return "ledger" }
 func (l *ledger) Chain() string        { return "test:1" }
 func (l *ledger) Every() time.Duration { return 10 * time.Minute }
+
+func (l *ledger) sendings() (n, different int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sends, len(l.sent)
+}
 
 func (l *ledger) up() error {
 	if l.down {
