@@ -29,7 +29,7 @@ var floors = map[string]int{
 	"anchor/auditlog": 2, "anchor/witness": 2, "gossip": 2, "node/p2p": 2,
 	"anchor/chain": 3, "anchor/chain/evm": 2, "anchor/chain/quorum": 4, "anchor/chain/ethereum": 4, "anchor/chain/opentimestamps": 4, "testnet/fake/chain": 3,
 	"node/directory": 3, "anchor/anchortest": 3, "node/gate": 3, "node/authority": 4,
-	"node/session": 4, "node/evidence": 4, "node/api": 4, "node/call": 4,
+	"node/session": 4, "node/evidence": 5, "node/api": 4, "node/call": 4,
 	"node/store": 5, "node/gateway": 5, "node/gateway/outbound": 4, "node/gateway/sse": 4,
 	"node/gateway/llm": 6, "node/gateway/mcp": 6, "node/gateway/a2a": 6,
 	"node": 7, "testnet": 8, "cmd/talos": 9,

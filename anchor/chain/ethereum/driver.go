@@ -221,8 +221,11 @@ func (d *Driver) waiting(ctx context.Context, s *state, head *anchor.Note) (chai
 	if at == nil {
 		return chain.Status{Phase: chain.Unsent, Note: "the chain does not know it"}, nil
 	}
-	return chain.Status{Phase: chain.Pending, Note: "it waits for a block"}, nil
+	return chain.Status{Phase: chain.Pending, Wait: d.look(), Note: "it waits for a block"}, nil
 }
+
+// look is how long to wait before looking at a transaction again: a block takes 12 s.
+func (d *Driver) look() time.Duration { return min(12*time.Second, d.c.Every) }
 
 // maxRaises bounds how often a fee is raised by an eighth: to eleven times the first.
 const maxRaises = 20
@@ -256,7 +259,7 @@ func (d *Driver) inBlock(ctx context.Context, raw []byte, at *found) (chain.Stat
 		return chain.Status{}, err
 	}
 	if !final {
-		return chain.Status{Phase: chain.Pending, Note: fmt.Sprintf("it is in block %d, which is not final", n)}, nil
+		return chain.Status{Phase: chain.Pending, Wait: d.look(), Note: fmt.Sprintf("it is in block %d, which is not final", n)}, nil
 	}
 	b, err := d.rpc.block(ctx, number(n), true)
 	if err != nil {
