@@ -177,11 +177,11 @@ func parseHead(h *contracts.BundleHead) (Head, error) {
 // and a caller reads States first to make its [KeyResolver]. Codes: MALFORMED,
 // TOO_LARGE, UNSUPPORTED_VERSION, BUNDLE_INVALID, CHECKPOINT_INVALID, PROOF_INVALID.
 func ReadBundle(data []byte) (*Parts, error) {
-	if err := checkVersion(data); err != nil {
-		return nil, err
-	}
 	b, err := contracts.DecodeProofBundle(data)
 	if err != nil {
+		if newer := checkVersion(data); newer != nil {
+			return nil, newer
+		}
 		return nil, err
 	}
 	if b.Digest != EncodeHash(bundleDigest(b)) {
