@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
 
@@ -130,9 +129,8 @@ func (g *geth) driver(confirmations uint64) *ethereum.Driver {
 	return d
 }
 
-// drive walks a submission to its receipt, as the submitter does. look is called with
-// each status.
-func (g *geth) drive(d *ethereum.Driver, head *anchor.Note, look func(chain.Status)) *anchor.Receipt {
+// drive walks a submission to its receipt, as the submitter does.
+func (g *geth) drive(d *ethereum.Driver, head *anchor.Note) *anchor.Receipt {
 	g.t.Helper()
 	ctx := g.t.Context()
 	state, err := d.Prepare(ctx, head)
@@ -142,15 +140,19 @@ func (g *geth) drive(d *ethereum.Driver, head *anchor.Note, look func(chain.Stat
 	if err := d.Submit(ctx, head, state); err != nil {
 		g.t.Fatal(err)
 	}
+	return g.follow(d, head, state)
+}
+
+// follow walks on from what was sent.
+func (g *geth) follow(d *ethereum.Driver, head *anchor.Note, state []byte) *anchor.Receipt {
+	g.t.Helper()
+	ctx := g.t.Context()
 	var body []byte
 	until(g.t, "receipt", func() bool {
 		st, err := d.Status(ctx, head, state)
 		if err != nil {
 			g.t.Log(err) // a node in the middle of a change
 			return false
-		}
-		if look != nil {
-			look(st)
 		}
 		switch st.Phase {
 		case chain.Unsent:
@@ -179,7 +181,7 @@ func TestGeth(t *testing.T) {
 				g.send(evm.Address{8}, "0x1", bytes.Repeat([]byte{1}, 10*i))
 			}
 		}
-		r := g.drive(d, headOf(size), nil)
+		r := g.drive(d, headOf(size))
 		h, err := ethereum.Open(r)
 		if err != nil {
 			t.Fatal(err)
@@ -203,20 +205,30 @@ func TestGeth(t *testing.T) {
 // chain again.
 func TestRow33_GethReorg(t *testing.T) {
 	g := startGeth(t)
-	d := g.driver(3)
-	for round := range 3 {
-		var before string
-		g.call(&before, "eth_blockNumber")
-		taken := false
-		head := headOf(100 + uint64(round))
-		r := g.drive(d, head, func(st chain.Status) {
-			if strings.Contains(st.Note, "not final") && !taken { // in a block
-				g.call(nil, "debug_setHead", before)
-				taken = true
+	d := g.driver(1)
+	patient := g.driver(1_000_000) // for which nothing is ever final
+	for round := range uint64(3) {
+		head, ctx := headOf(100+round), t.Context()
+		state, err := patient.Prepare(ctx, head)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := patient.Submit(ctx, head, state); err != nil {
+			t.Fatal(err)
+		}
+		var block uint64
+		until(t, "block", func() bool {
+			st, err := patient.Status(ctx, head, state)
+			if err != nil || st.Phase == chain.Final {
+				t.Fatalf("%+v, %v", st, err)
 			}
+			n, _ := fmt.Sscanf(st.Note, "it is in block %d,", &block)
+			return n == 1
 		})
-		if !taken {
-			t.Error("nothing was taken back")
+		g.call(nil, "debug_setHead", fmt.Sprintf("%#x", block-1))
+		r := g.follow(d, head, state)
+		if h, err := ethereum.Open(r); err != nil || h.Number < block {
+			t.Errorf("block %d was taken back, and the receipt is of %+v, %v", block, h, err)
 		}
 		if f := (&ethereum.Verifier{Confirmations: 1, Endpoints: map[string][]*ethereum.Client{r.Chain: {ethereum.NewClient([]string{g.url}, nil)}}}).VerifyReceipt(r); f.Outcome != anchor.Valid {
 			t.Errorf("%+v", f)
@@ -231,6 +243,6 @@ func BenchmarkGeth(b *testing.B) {
 	size := uint64(1000)
 	for b.Loop() {
 		size++
-		g.drive(d, headOf(size), nil)
+		g.drive(d, headOf(size))
 	}
 }

@@ -83,7 +83,7 @@ func TestVectors(t *testing.T) {
 func writeVectors(t *testing.T) {
 	t.Helper()
 	g := startGeth(t)
-	r := g.drive(g.driver(1), headOf(10), nil)
+	r := g.drive(g.driver(1), headOf(10))
 	h, err := ethereum.Open(r)
 	if err != nil {
 		t.Fatal(err)
