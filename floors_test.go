@@ -27,8 +27,9 @@ var floors = map[string]int{
 	"identity": 1, "ratchet": 1, "anchor": 1, "testnet/fake": 1, "testnet/fake/agent": 1, "node/gateway/rawjson": 1,
 	"identity/capability": 2, "identity/keystore": 2, "ratchet/handshake": 2, "ratchet/ratchettest": 2,
 	"anchor/auditlog": 2, "anchor/witness": 2, "gossip": 2, "node/p2p": 2,
+	"anchor/chain": 3, "anchor/chain/evm": 2, "anchor/chain/quorum": 4, "anchor/chain/ethereum": 4, "anchor/chain/opentimestamps": 4, "testnet/fake/chain": 3,
 	"node/directory": 3, "anchor/anchortest": 3, "node/execution": 2, "node/gate": 3, "node/authority": 4,
-	"node/approval": 4, "node/receipt": 4, "node/session": 4, "node/evidence": 4, "node/api": 4, "node/call": 4,
+	"node/approval": 4, "node/receipt": 4, "node/session": 4, "node/evidence": 5, "node/api": 4, "node/call": 4,
 	"node/store": 5, "node/gateway": 5, "node/gateway/outbound": 4, "node/gateway/sse": 4,
 	"node/gateway/llm": 6, "node/gateway/mcp": 6, "node/gateway/a2a": 6,
 	"node": 7, "testnet": 8, "cmd/talos": 9,
@@ -38,7 +39,7 @@ var floors = map[string]int{
 var rooms = map[string]*regexp.Regexp{
 	"github.com/dgraph-io/badger": regexp.MustCompile(`^node/store$`),
 	"github.com/libp2p/":          regexp.MustCompile(`^(gossip|node|node/(p2p|directory|session|evidence|authority|call|gateway)|testnet)$`),
-	"net/http":                    regexp.MustCompile(`^(node/api|node/gateway/(outbound|llm|mcp|a2a)|testnet|testnet/fake(/agent)?|cmd/talos)$`),
+	"net/http":                    regexp.MustCompile(`^(node/api|node/gateway/(outbound|llm|mcp|a2a)|testnet|anchor/chain/(ethereum|opentimestamps)|testnet/fake(/(agent|chain))?|cmd/talos)$`),
 	"github.com/spf13/cobra":      regexp.MustCompile(`^cmd/talos$`),
 }
 
@@ -149,7 +150,7 @@ func TestNoPackageIsCalledUtil(t *testing.T) {
 // TestEveryMustIsShown reads the numbered MUSTs of the specification and fails on
 // one that neither a test nor a vector names.
 func TestEveryMustIsShown(t *testing.T) {
-	id := regexp.MustCompile(`\*\*([A-Z]{2,4}-[0-9]+)\*\*`)
+	id := regexp.MustCompile(`\*\*([A-Z]{2,5}-[0-9]+)\*\*`)
 	musts := map[string]string{}
 	pages, _ := filepath.Glob("contracts/spec/*.md")
 	for _, p := range pages {
@@ -167,7 +168,7 @@ func TestEveryMustIsShown(t *testing.T) {
 	if len(musts) == 0 {
 		t.Fatal("no MUST was found")
 	}
-	named := regexp.MustCompile(`\b[A-Z]{2,4}-[0-9]+\b`)
+	named := regexp.MustCompile(`\b[A-Z]{2,5}-[0-9]+\b`)
 	shown := map[string]bool{}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {

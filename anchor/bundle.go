@@ -3,13 +3,20 @@ package anchor
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/talosprotocol/talos/contracts"
 )
 
-// BundleVersion is the value of the member v of a bundle.
-const BundleVersion = "talos-bundle/1"
+// The values of the member v of a bundle: the second exactly when it has anchorings, so
+// that one meaning has one encoding.
+const (
+	BundleVersion         = "talos-bundle/1"
+	BundleVersionAnchored = "talos-bundle/2"
+)
 
 // Head is a note with the cosignatures that witnesses gave for it.
 type Head struct {
@@ -27,8 +34,17 @@ type Parts struct {
 	Salt  *Salt
 	// Prior is a head that does not cover the event, to bound its time from below.
 	Prior *Head
+	// Anchorings are where anchors put the log's head, in ascending order of Anchor.
+	Anchorings []HeadAnchoring
 	// States are signed DID states, opaque here, for the reader's [KeyResolver].
 	States [][]byte
+}
+
+// HeadAnchoring is an anchoring of a head of the bundle's log that extends the bundle's
+// own, with the proof that it does.
+type HeadAnchoring struct {
+	Anchoring
+	Consistency []Hash
 }
 
 // NewBundle writes a bundle: one file of canonical JSON. It verifies the proof and
@@ -63,6 +79,9 @@ func NewBundle(p Parts) ([]byte, error) {
 		prior := p.Prior.contract()
 		b.Prior = &prior
 	}
+	if err := p.putAnchorings(b); err != nil {
+		return nil, err
+	}
 	for _, s := range p.States {
 		b.States = append(b.States, b64u.EncodeToString(s))
 	}
@@ -71,6 +90,32 @@ func NewBundle(p Parts) ([]byte, error) {
 		return nil, contracts.Errorf(contracts.BundleInvalid, "new bundle: %w", err)
 	}
 	return b.AppendCanonical(nil), nil
+}
+
+func (p *Parts) putAnchorings(b *contracts.ProofBundle) error {
+	for i := range p.Anchorings {
+		a := &p.Anchorings[i]
+		if err := p.checkAnchoring(i); err != nil {
+			return err
+		}
+		c, err := a.Contract()
+		if err != nil {
+			return err
+		}
+		b.V = BundleVersionAnchored
+		b.Anchorings = append(b.Anchorings, contracts.BundleAnchoring{Anchoring: *c, Consistency: hashTexts(a.Consistency)})
+	}
+	return nil
+}
+
+// checkAnchoring checks that an anchoring is of the bundle's log, extends its head, and
+// stands in its place.
+func (p *Parts) checkAnchoring(i int) error {
+	a, head := &p.Anchorings[i], p.Head.Note
+	if a.Leaf.Log != LogID(head.Origin) || i > 0 && p.Anchorings[i-1].Anchor >= a.Anchor {
+		return contracts.Errorf(contracts.BundleInvalid, "an anchoring of another log, or not in ascending order of anchors")
+	}
+	return VerifyConsistency(head.Size, a.Leaf.Size, head.Root, a.Leaf.Root, a.Consistency)
 }
 
 func (h Head) contract() contracts.BundleHead {
@@ -134,6 +179,9 @@ func parseHead(h *contracts.BundleHead) (Head, error) {
 func ReadBundle(data []byte) (*Parts, error) {
 	b, err := contracts.DecodeProofBundle(data)
 	if err != nil {
+		if newer := checkVersion(data); newer != nil {
+			return nil, newer
+		}
 		return nil, err
 	}
 	if b.Digest != EncodeHash(bundleDigest(b)) {
@@ -159,6 +207,9 @@ func ReadBundle(data []byte) (*Parts, error) {
 	if err := p.readLeaf(b); err != nil {
 		return nil, err
 	}
+	if err := p.readAnchorings(b); err != nil {
+		return nil, err
+	}
 	for i, s := range b.States {
 		raw, err := b64u.DecodeString(s)
 		if err != nil {
@@ -167,6 +218,46 @@ func ReadBundle(data []byte) (*Parts, error) {
 		p.States = append(p.States, raw)
 	}
 	return p, nil
+}
+
+// checkVersion refuses by name a bundle of a version that this program does not know:
+// it may be as good as any, so its verdict is that one cannot tell.
+func checkVersion(data []byte) error {
+	var m struct {
+		V string `json:"v"`
+	}
+	if len(data) > maxBundle || json.Unmarshal(data, &m) != nil {
+		return nil // what it is, the decoder says
+	}
+	number, ok := strings.CutPrefix(m.V, "talos-bundle/")
+	if n, err := strconv.ParseUint(number, 10, 31); ok && err == nil && n > 2 {
+		return contracts.Errorf(contracts.UnsupportedVersion, "a bundle of version %d; this program knows 1 and 2: use a newer one", n)
+	}
+	return nil
+}
+
+// maxBundle is the largest bundle, as its schema says.
+const maxBundle = 256 << 10
+
+func (p *Parts) readAnchorings(b *contracts.ProofBundle) error {
+	if (len(b.Anchorings) > 0) != (b.V == BundleVersionAnchored) {
+		return contracts.Errorf(contracts.BundleInvalid, "a bundle of version %s, with %d anchorings", b.V, len(b.Anchorings))
+	}
+	for i := range b.Anchorings {
+		a, err := readAnchoring(&b.Anchorings[i].Anchoring, LogID(p.Head.Note.Origin))
+		if err != nil {
+			return err
+		}
+		proof, err := parseHashes(b.Anchorings[i].Consistency)
+		if err != nil {
+			return err
+		}
+		p.Anchorings = append(p.Anchorings, HeadAnchoring{Anchoring: *a, Consistency: proof})
+		if err := p.checkAnchoring(i); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readLeaf checks the leaf against index, event, salt and proof.

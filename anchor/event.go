@@ -23,7 +23,7 @@ var eventTypes = map[string]byte{
 	"group_change": 10, "cap_grant": 11, "cap_revoke": 12,
 	"peer_head": 13, "key_rotate": 14, "recovered": 15, "gap": 16, "erase": 17, "noop": 18,
 	"approval": 19, "receipt": 20, "node_start": 21, "node_stop": 22, "config_change": 23,
-	"equivocation": 24,
+	"equivocation": 24, "epoch": 25,
 }
 
 // EventType gives the byte of a type of event in leaf data, false if there is no

@@ -2,6 +2,7 @@ package anchor_test
 
 import (
 	"encoding/hex"
+	"maps"
 	"strings"
 
 	"github.com/talosprotocol/talos/anchor"
@@ -42,7 +43,41 @@ func makeVectors() []vector {
 
 	vs = append(vs, noteVectors(l, pub, wit)...)
 	vs = append(vs, evidenceVectors(l, fork, wit)...)
+	vs = append(vs, anchoredVectors(wit)...)
 	return append(vs, bundleVectors(l, wit)...)
+}
+
+// anchoredVectors are bundles that two anchors have anchored.
+func anchoredVectors(wit map[string]string) []vector {
+	keys := maps.Clone(wit)
+	for _, name := range []string{"acme", "bolt"} {
+		keys[anchorOrigin(name)] = hex.EncodeToString(public(name))
+	}
+	_, policy, parts := anchoredWorld()
+	b, err := anchor.NewBundle(parts)
+	if err != nil {
+		panic(err)
+	}
+	text := string(b)
+	parts.Anchorings[0].Receipts = parts.Anchorings[0].Receipts[:1]
+	parts.Anchorings = parts.Anchorings[:1]
+	alone, err := parts.Anchorings[0].Contract()
+	if err != nil {
+		panic(err)
+	}
+	v := func(name, level, expect, input string, must ...string) vector {
+		return vector{
+			Name: name, Kind: "bundle", Must: must, Expect: expect, Level: level, Input: input, Keys: keys, Policy: &policy, Now: later.Format(anchor.TimeFormat),
+		}
+	}
+	return []vector{
+		v("bundle anchored", "ANCHORED", "ok", text, "CHAIN-10", "CHAIN-11", "CHAIN-12"),
+		v("bundle of version 3", "INVALID", "UNSUPPORTED_VERSION", strings.Replace(text, "talos-bundle/2", "talos-bundle/3", 1), "CHAIN-16"),
+		v("bundle anchored as version 1", "INVALID", "BUNDLE_INVALID", strings.Replace(text, "talos-bundle/2", "talos-bundle/1", 1), "CHAIN-9"),
+		{Name: "anchoring", Kind: "anchoring", Must: []string{"CHAIN-1", "CHAIN-10"}, Expect: "ok", Input: string(alone.AppendCanonical(nil)), Output: origin},
+		{Name: "anchoring of another log", Kind: "anchoring", Must: []string{"CHAIN-17"}, Expect: "PROOF_INVALID", Input: string(alone.AppendCanonical(nil)), Output: anchorOrigin("bolt")},
+		{Name: "anchoring with a space", Kind: "anchoring", Must: []string{"CHAIN-9"}, Expect: "MALFORMED", Input: string(alone.AppendCanonical(nil)) + " ", Output: origin},
+	}
 }
 
 func noteVectors(l *log, pub, wit map[string]string) []vector {

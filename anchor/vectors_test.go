@@ -77,6 +77,8 @@ func (v *vector) run(t *testing.T) {
 		}
 	case "evidence":
 		_, err = anchor.VerifyEvidence([]byte(v.Input), v)
+	case "anchoring": // Output is the log's origin
+		_, err = anchor.ReadAnchoring([]byte(v.Input), v.Output)
 	case "bundle":
 		err = v.runBundle(t)
 	default:

@@ -16,6 +16,12 @@ import (
 //
 // A policy that fails [Policy.Check] makes no verdict better than SIGNED.
 func Verify(bundle []byte, keys KeyResolver, policy Policy, now time.Time, known ...[]byte) *Verdict {
+	return VerifyWith(bundle, Trust{Keys: keys, Policy: policy, Now: now, Known: known})
+}
+
+// VerifyWith is Verify by an auditor who also has a view of chains.
+func VerifyWith(bundle []byte, t Trust) *Verdict {
+	keys, policy, now, known := t.Keys, t.Policy, t.Now, t.Known
 	v := &Verdict{Organisations: policy.Organisations(), Quorum: policy.Quorum, Faults: policy.Faults}
 	p, err := ReadBundle(bundle)
 	if err != nil {
@@ -39,6 +45,7 @@ func Verify(bundle []byte, keys KeyResolver, policy Policy, now time.Time, known
 	c := &count{keys: keys, policy: policy, now: now, v: v, liars: map[string]bool{}}
 	below, forked := c.forks(head, key, known)
 	c.witnesses(p)
+	c.anchorings(p, t.Chains)
 	if forked && (!v.QuorumMet() || head.Size > below) {
 		v.Level, v.Code = Forked, contracts.Equivocation
 	}

@@ -21,25 +21,29 @@ var (
 	pattern9  = regexp.MustCompile("^[A-Za-z0-9_.-]{1,64}$")
 	pattern10 = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")
 	pattern11 = regexp.MustCompile("^https?://[!-~]+$")
-	pattern12 = regexp.MustCompile("^[A-Z][A-Z0-9_]*$")
-	pattern13 = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})/audit/[1-9][0-9]{0,4}$")
-	pattern14 = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/{}*-]*$")
-	pattern15 = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
-	pattern16 = regexp.MustCompile("^[a-z0-9-]{1,64}$")
-	pattern17 = regexp.MustCompile("^[ -~]{0,512}$")
-	pattern18 = regexp.MustCompile("^cap_[0-9a-f]{32}$")
-	pattern19 = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
-	pattern20 = regexp.MustCompile("^[A-Za-z_][A-Za-z0-9_]{0,63}$")
-	pattern21 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
-	pattern22 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
-	pattern23 = regexp.MustCompile("^[a-z0-9_]{1,32}$")
-	pattern24 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
-	pattern25 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
-	pattern26 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
-	pattern27 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
-	pattern28 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
-	pattern29 = regexp.MustCompile("^[A-Za-z0-9_./-]{1,128}$")
-	pattern30 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
+	pattern12 = regexp.MustCompile("^https?://[^ ]+$")
+	pattern13 = regexp.MustCompile("^did:talos:z[1-9A-HJ-NP-Za-km-z]{46}/audit/[1-9][0-9]{0,4}$")
+	pattern14 = regexp.MustCompile("^[A-Za-z0-9_-]{56}$")
+	pattern15 = regexp.MustCompile("^[A-Z][A-Z0-9_]*$")
+	pattern16 = regexp.MustCompile("^did:(talos:z[1-9A-HJ-NP-Za-km-z]{46}|key:z6Mk[1-9A-HJ-NP-Za-km-z]{44})/audit/[1-9][0-9]{0,4}$")
+	pattern17 = regexp.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/{}*-]*$")
+	pattern18 = regexp.MustCompile("^[0-9a-f]{8}-[0-9a-f]{4}-[78][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+	pattern19 = regexp.MustCompile("^[a-z0-9-]{1,64}$")
+	pattern20 = regexp.MustCompile("^[ -~]{0,512}$")
+	pattern21 = regexp.MustCompile("^cap_[0-9a-f]{32}$")
+	pattern22 = regexp.MustCompile("^[A-Za-z0-9_-]+$")
+	pattern23 = regexp.MustCompile("^[a-z0-9:_-]{1,64}$")
+	pattern24 = regexp.MustCompile("^[a-z0-9]{1,32}$")
+	pattern25 = regexp.MustCompile("^did:[a-z]+:z[1-9A-HJ-NP-Za-km-z]{40,60}#[A-Za-z0-9._-]{1,64}$")
+	pattern26 = regexp.MustCompile("^[A-Za-z_][A-Za-z0-9_]{0,63}$")
+	pattern27 = regexp.MustCompile("^[a-z0-9-]{1,32}$")
+	pattern28 = regexp.MustCompile("^[a-z0-9_]{1,32}$")
+	pattern29 = regexp.MustCompile("^z6Mk[1-9A-HJ-NP-Za-km-z]{44}$")
+	pattern30 = regexp.MustCompile("^[A-Za-z0-9_-]{22}$")
+	pattern31 = regexp.MustCompile("^(127\\.0\\.0\\.1|\\[::1\\]):[0-9]{1,5}$")
+	pattern32 = regexp.MustCompile("^[A-Za-z0-9]{1,64}$")
+	pattern33 = regexp.MustCompile("^[A-Za-z0-9_./-]{1,128}$")
+	pattern34 = regexp.MustCompile("^z[1-9A-HJ-NP-Za-km-z]{40,64}$")
 )
 
 // Action is a call that changes something, before it is done.
@@ -429,6 +433,273 @@ func (v *AgentExposure) AppendCanonical(dst []byte) []byte {
 	return append(dst, '}')
 }
 
+// AnchorChain is a chain that an anchor writes to. Keys are in the keystore, never here.
+type AnchorChain struct {
+	// Ethereum: the id of the chain, which the endpoint must have.
+	ChainID *int64 `json:"chain_id,omitzero"`
+	// Ethereum: how many blocks above make a block final. 0 if absent: the chain's own finality.
+	Confirmations *int64 `json:"confirmations,omitzero"`
+	Driver        string `json:"driver"`
+	// Seconds between submissions; 600 if absent.
+	EverySeconds *int64 `json:"every_seconds,omitzero"`
+	// Ethereum: the most that is paid for a unit of gas; 200 if absent.
+	MaxFeeGwei *int64 `json:"max_fee_gwei,omitzero"`
+	// OpenTimestamps: a Bitcoin node's JSON-RPC, to see that a block is there; without it the calendars are believed until an auditor looks.
+	Rpc string `json:"rpc,omitzero"`
+	// JSON-RPC endpoints of one chain, the first one that answers is used; or calendars, which are all used.
+	Urls []string `json:"urls"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *AnchorChain) Validate() error {
+	if v.ChainID != nil {
+		if err := checkInt("chain_id", *v.ChainID, 1, 9007199254740991); err != nil {
+			return err
+		}
+	}
+	if v.Confirmations != nil {
+		if err := checkInt("confirmations", *v.Confirmations, 0, 100000); err != nil {
+			return err
+		}
+	}
+	if err := checkEnum("driver", v.Driver, "ethereum", "opentimestamps"); err != nil {
+		return err
+	}
+	if v.EverySeconds != nil {
+		if err := checkInt("every_seconds", *v.EverySeconds, 1, 604800); err != nil {
+			return err
+		}
+	}
+	if v.MaxFeeGwei != nil {
+		if err := checkInt("max_fee_gwei", *v.MaxFeeGwei, 1, 1000000); err != nil {
+			return err
+		}
+	}
+	if v.Rpc != "" {
+		if err := checkString("rpc", v.Rpc, 0, 512, pattern12); err != nil {
+			return err
+		}
+	}
+	if err := checkLen("urls", len(v.Urls), 1, 8); err != nil {
+		return err
+	}
+	for i := range v.Urls {
+		if err := checkString(index("urls", i), v.Urls[i], 0, 512, pattern12); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *AnchorChain) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	if v.ChainID != nil {
+		dst = append(dst, "\"chain_id\":"...)
+		dst = jcs.AppendInt(dst, *v.ChainID)
+	}
+	if v.Confirmations != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"confirmations\":"...)
+		dst = jcs.AppendInt(dst, *v.Confirmations)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"driver\":"...)
+	dst = jcs.AppendString(dst, v.Driver)
+	if v.EverySeconds != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"every_seconds\":"...)
+		dst = jcs.AppendInt(dst, *v.EverySeconds)
+	}
+	if v.MaxFeeGwei != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"max_fee_gwei\":"...)
+		dst = jcs.AppendInt(dst, *v.MaxFeeGwei)
+	}
+	if v.Rpc != "" {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"rpc\":"...)
+		dst = jcs.AppendString(dst, v.Rpc)
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"urls\":"...)
+	dst = append(dst, '[')
+	for i := range v.Urls {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Urls[i])
+	}
+	dst = append(dst, ']')
+	return append(dst, '}')
+}
+
+// Anchoring shows that an anchor took the head of a log into an epoch, and where the anchor's own log, which holds the epoch, has been put. At most 64 KiB.
+type Anchoring struct {
+	// The anchor's own log.
+	Anchor string `json:"anchor"`
+	// The event of type epoch in the anchor's log,
+	Event AuditEvent `json:"event"`
+	// The place of the log in the epoch tree, whose size and root the event says.
+	Index int64 `json:"index"`
+	// and its leaf data.
+	Leaf string `json:"leaf"`
+	// The inclusion proof of that place.
+	Proof []string `json:"proof"`
+	// In ascending order of driver and chain: one of each.
+	Receipts []ChainReceipt `json:"receipts"`
+	// and its root.
+	Root string `json:"root"`
+	// its salt,
+	Salt string `json:"salt"`
+	// The head of the log that is in the epoch: its size,
+	Size int64  `json:"size"`
+	V    string `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *Anchoring) Validate() error {
+	if err := checkString("anchor", v.Anchor, 0, -1, pattern13); err != nil {
+		return err
+	}
+	if err := within("event", v.Event.Validate()); err != nil {
+		return err
+	}
+	if err := checkInt("index", v.Index, 0, 9007199254740991); err != nil {
+		return err
+	}
+	if err := checkString("leaf", v.Leaf, 0, -1, pattern14); err != nil {
+		return err
+	}
+	if err := checkLen("proof", len(v.Proof), 0, 63); err != nil {
+		return err
+	}
+	for i := range v.Proof {
+		if err := checkString(index("proof", i), v.Proof[i], 0, -1, pattern3); err != nil {
+			return err
+		}
+	}
+	if err := checkLen("receipts", len(v.Receipts), 1, 8); err != nil {
+		return err
+	}
+	for i := range v.Receipts {
+		if err := within(index("receipts", i), v.Receipts[i].Validate()); err != nil {
+			return err
+		}
+	}
+	if err := checkString("root", v.Root, 0, -1, pattern3); err != nil {
+		return err
+	}
+	if err := checkString("salt", v.Salt, 0, -1, pattern3); err != nil {
+		return err
+	}
+	if err := checkInt("size", v.Size, 0, 9007199254740991); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-anchoring/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *Anchoring) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"anchor\":"...)
+	dst = jcs.AppendString(dst, v.Anchor)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"event\":"...)
+	dst = v.Event.AppendCanonical(dst)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"index\":"...)
+	dst = jcs.AppendInt(dst, v.Index)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"leaf\":"...)
+	dst = jcs.AppendString(dst, v.Leaf)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"proof\":"...)
+	dst = append(dst, '[')
+	for i := range v.Proof {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Proof[i])
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"receipts\":"...)
+	dst = append(dst, '[')
+	for i := range v.Receipts {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = v.Receipts[i].AppendCanonical(dst)
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"root\":"...)
+	dst = jcs.AppendString(dst, v.Root)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"salt\":"...)
+	dst = jcs.AppendString(dst, v.Salt)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"size\":"...)
+	dst = jcs.AppendInt(dst, v.Size)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseAnchoring reads a Anchoring from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseAnchoring(data []byte) (*Anchoring, error) {
+	v := new(Anchoring)
+	if err := parse("anchoring", data, 65536, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeAnchoring reads a Anchoring from its canonical bytes and refuses any other.
+func DecodeAnchoring(data []byte) (*Anchoring, error) {
+	v := new(Anchoring)
+	if err := decode("anchoring", data, 65536, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
 // ApprovalRule says which calls must be approved before they begin. Of several that cover a call, all count.
 type ApprovalRule struct {
 	// The governance peer that is asked; absent: this node's owner.
@@ -521,19 +792,20 @@ type AuditEvent struct {
 	// The error code.
 	Code      string `json:"code,omitzero"`
 	CostMicro *int64 `json:"cost_micro,omitzero"`
-	// Of a gap: how many events were refused. Of a recovery: how many entries were dropped.
+	// Of a gap: how many events were refused. Of a recovery: how many entries were dropped. Of an epoch: how many logs are in its tree.
 	Count       *int64 `json:"count,omitzero"`
 	DurationMs  *int64 `json:"duration_ms,omitzero"`
 	FrameDigest string `json:"frame_digest,omitzero"`
 	// The log of the head that this event records: of a peer, or of the incarnation before.
 	HeadOrigin string `json:"head_origin,omitzero"`
-	HeadRoot   string `json:"head_root,omitzero"`
-	HeadSize   *int64 `json:"head_size,omitzero"`
+	// The root of that head. Of an epoch: the root of the epoch tree.
+	HeadRoot string `json:"head_root,omitzero"`
+	HeadSize *int64 `json:"head_size,omitzero"`
 	// True: a checkpoint follows at once.
 	HighRisk *bool `json:"high_risk,omitzero"`
 	// The event's UUIDv7.
 	ID string `json:"id"`
-	// Of an erasure: the index of the erased entry.
+	// Of an erasure: the index of the erased entry. Of an epoch: its number, from 0.
 	Index *int64 `json:"index,omitzero"`
 	// The id of the intent that this event resolves.
 	Intent  string `json:"intent,omitzero"`
@@ -579,7 +851,7 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Code != "" {
-		if err := checkString("code", v.Code, 0, 64, pattern12); err != nil {
+		if err := checkString("code", v.Code, 0, 64, pattern15); err != nil {
 			return err
 		}
 	}
@@ -604,7 +876,7 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.HeadOrigin != "" {
-		if err := checkString("head_origin", v.HeadOrigin, 0, 80, pattern13); err != nil {
+		if err := checkString("head_origin", v.HeadOrigin, 0, 80, pattern16); err != nil {
 			return err
 		}
 	}
@@ -659,7 +931,7 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Scope != "" {
-		if err := checkString("scope", v.Scope, 0, 256, pattern14); err != nil {
+		if err := checkString("scope", v.Scope, 0, 256, pattern17); err != nil {
 			return err
 		}
 	}
@@ -669,7 +941,7 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Session != "" {
-		if err := checkString("session", v.Session, 0, -1, pattern15); err != nil {
+		if err := checkString("session", v.Session, 0, -1, pattern18); err != nil {
 			return err
 		}
 	}
@@ -684,14 +956,14 @@ func (v *AuditEvent) Validate() error {
 		}
 	}
 	if v.Surface != "" {
-		if err := checkString("surface", v.Surface, 0, 160, pattern14); err != nil {
+		if err := checkString("surface", v.Surface, 0, 160, pattern17); err != nil {
 			return err
 		}
 	}
 	if err := checkString("time", v.Time, 0, -1, pattern0); err != nil {
 		return err
 	}
-	if err := checkEnum("type", v.Type, "intent", "result", "denied", "message_out", "message_in", "session_open", "session_accept", "session_rotate", "session_close", "group_change", "cap_grant", "cap_revoke", "peer_head", "key_rotate", "recovered", "gap", "erase", "noop", "approval", "receipt", "node_start", "node_stop", "config_change", "equivocation"); err != nil {
+	if err := checkEnum("type", v.Type, "intent", "result", "denied", "message_out", "message_in", "session_open", "session_accept", "session_rotate", "session_close", "group_change", "cap_grant", "cap_revoke", "peer_head", "key_rotate", "recovered", "gap", "erase", "noop", "approval", "receipt", "node_start", "node_stop", "config_change", "equivocation", "epoch"); err != nil {
 		return err
 	}
 	if v.UnitsIn != nil {
@@ -939,6 +1211,49 @@ func DecodeAuditEvent(data []byte) (*AuditEvent, error) {
 	return v, nil
 }
 
+// BundleAnchoring joins the bundle's head to what an anchor anchored.
+type BundleAnchoring struct {
+	Anchoring Anchoring `json:"anchoring"`
+	// The proof that the anchored head extends the bundle's; empty when they are one.
+	Consistency []string `json:"consistency"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *BundleAnchoring) Validate() error {
+	if err := within("anchoring", v.Anchoring.Validate()); err != nil {
+		return err
+	}
+	if err := checkLen("consistency", len(v.Consistency), 0, 63); err != nil {
+		return err
+	}
+	for i := range v.Consistency {
+		if err := checkString(index("consistency", i), v.Consistency[i], 0, -1, pattern3); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *BundleAnchoring) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"anchoring\":"...)
+	dst = v.Anchoring.AppendCanonical(dst)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"consistency\":"...)
+	dst = append(dst, '[')
+	for i := range v.Consistency {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Consistency[i])
+	}
+	dst = append(dst, ']')
+	return append(dst, '}')
+}
+
 // BundleHead is a checkpoint with who cosigned it.
 type BundleHead struct {
 	// Signature lines without their newline, in ascending order of their bytes.
@@ -1005,10 +1320,10 @@ type CallHeader struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *CallHeader) Validate() error {
-	if err := checkString("name", v.Name, 0, -1, pattern16); err != nil {
+	if err := checkString("name", v.Name, 0, -1, pattern19); err != nil {
 		return err
 	}
-	if err := checkString("value", v.Value, 0, 512, pattern17); err != nil {
+	if err := checkString("value", v.Value, 0, 512, pattern20); err != nil {
 		return err
 	}
 	return nil
@@ -1557,7 +1872,7 @@ func (v *CapabilityToken) Validate() error {
 	if err := checkString("iss", v.Iss, 56, 64, nil); err != nil {
 		return err
 	}
-	if err := checkString("jti", v.Jti, 0, -1, pattern18); err != nil {
+	if err := checkString("jti", v.Jti, 0, -1, pattern21); err != nil {
 		return err
 	}
 	if err := checkInt("ksn", v.Ksn, 0, 30); err != nil {
@@ -1694,6 +2009,118 @@ func ParseCapabilityToken(data []byte) (*CapabilityToken, error) {
 func DecodeCapabilityToken(data []byte) (*CapabilityToken, error) {
 	v := new(CapabilityToken)
 	if err := decode("capability-token", data, 6144, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// ChainReceipt shows that a head of an anchor's log has been put onto a chain. The body is the driver's.
+type ChainReceipt struct {
+	// What the driver keeps as proof, base64url.
+	Body string `json:"body"`
+	// Which chain, as CAIP-2 names it where it does: eip155:1.
+	Chain string `json:"chain"`
+	// Which driver reads the body: quorum, ethereum, opentimestamps.
+	Driver string `json:"driver"`
+	// The proof that the epoch's event is under that head.
+	Inclusion []string `json:"inclusion"`
+	// and its root.
+	Root string `json:"root"`
+	// The head of the anchor's log that was put there: its size,
+	Size int64  `json:"size"`
+	V    string `json:"v"`
+}
+
+// Validate reports the first member that is not as the schema says.
+func (v *ChainReceipt) Validate() error {
+	if err := checkString("body", v.Body, 0, 21848, pattern22); err != nil {
+		return err
+	}
+	if err := checkString("chain", v.Chain, 0, -1, pattern23); err != nil {
+		return err
+	}
+	if err := checkString("driver", v.Driver, 0, -1, pattern24); err != nil {
+		return err
+	}
+	if err := checkLen("inclusion", len(v.Inclusion), 0, 63); err != nil {
+		return err
+	}
+	for i := range v.Inclusion {
+		if err := checkString(index("inclusion", i), v.Inclusion[i], 0, -1, pattern3); err != nil {
+			return err
+		}
+	}
+	if err := checkString("root", v.Root, 0, -1, pattern3); err != nil {
+		return err
+	}
+	if err := checkInt("size", v.Size, 1, 9007199254740991); err != nil {
+		return err
+	}
+	if err := checkEnum("v", v.V, "talos-chain-receipt/1"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
+func (v *ChainReceipt) AppendCanonical(dst []byte) []byte {
+	dst = append(dst, '{')
+	dst = append(dst, "\"body\":"...)
+	dst = jcs.AppendString(dst, v.Body)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"chain\":"...)
+	dst = jcs.AppendString(dst, v.Chain)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"driver\":"...)
+	dst = jcs.AppendString(dst, v.Driver)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"inclusion\":"...)
+	dst = append(dst, '[')
+	for i := range v.Inclusion {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = jcs.AppendString(dst, v.Inclusion[i])
+	}
+	dst = append(dst, ']')
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"root\":"...)
+	dst = jcs.AppendString(dst, v.Root)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"size\":"...)
+	dst = jcs.AppendInt(dst, v.Size)
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, "\"v\":"...)
+	dst = jcs.AppendString(dst, v.V)
+	return append(dst, '}')
+}
+
+// ParseChainReceipt reads a ChainReceipt from JSON that need not be canonical: unknown and
+// duplicate members are refused, and the value is validated.
+func ParseChainReceipt(data []byte) (*ChainReceipt, error) {
+	v := new(ChainReceipt)
+	if err := parse("chain-receipt", data, 32768, v); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// DecodeChainReceipt reads a ChainReceipt from its canonical bytes and refuses any other.
+func DecodeChainReceipt(data []byte) (*ChainReceipt, error) {
+	v := new(ChainReceipt)
+	if err := decode("chain-receipt", data, 32768, v); err != nil {
 		return nil, err
 	}
 	return v, nil
@@ -1990,7 +2417,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.AssertionMethod {
-		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern19); err != nil {
+		if err := checkString(index("assertionMethod", i), v.AssertionMethod[i], 0, 160, pattern25); err != nil {
 			return err
 		}
 	}
@@ -1998,7 +2425,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.Authentication {
-		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern19); err != nil {
+		if err := checkString(index("authentication", i), v.Authentication[i], 0, 160, pattern25); err != nil {
 			return err
 		}
 	}
@@ -2006,7 +2433,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityDelegation {
-		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern19); err != nil {
+		if err := checkString(index("capabilityDelegation", i), v.CapabilityDelegation[i], 0, 160, pattern25); err != nil {
 			return err
 		}
 	}
@@ -2014,7 +2441,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.CapabilityInvocation {
-		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern19); err != nil {
+		if err := checkString(index("capabilityInvocation", i), v.CapabilityInvocation[i], 0, 160, pattern25); err != nil {
 			return err
 		}
 	}
@@ -2025,7 +2452,7 @@ func (v *DIDDocument) Validate() error {
 		return err
 	}
 	for i := range v.KeyAgreement {
-		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern19); err != nil {
+		if err := checkString(index("keyAgreement", i), v.KeyAgreement[i], 0, 160, pattern25); err != nil {
 			return err
 		}
 	}
@@ -2321,7 +2748,7 @@ type EnvSecret struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *EnvSecret) Validate() error {
-	if err := checkString("name", v.Name, 0, -1, pattern20); err != nil {
+	if err := checkString("name", v.Name, 0, -1, pattern26); err != nil {
 		return err
 	}
 	if v.Secret != "" {
@@ -2558,14 +2985,14 @@ type EvidenceMessage struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *EvidenceMessage) Validate() error {
-	if err := checkString("evidence", v.Evidence, 0, 32768, pattern21); err != nil {
+	if err := checkString("evidence", v.Evidence, 0, 32768, pattern22); err != nil {
 		return err
 	}
 	if err := checkLen("states", len(v.States), 1, 2); err != nil {
 		return err
 	}
 	for i := range v.States {
-		if err := checkString(index("states", i), v.States[i], 0, 21846, pattern21); err != nil {
+		if err := checkString(index("states", i), v.States[i], 0, 21846, pattern22); err != nil {
 			return err
 		}
 	}
@@ -2725,7 +3152,7 @@ func (v *ExecutionStep) Validate() error {
 		}
 	}
 	if v.Code != "" {
-		if err := checkString("code", v.Code, 0, 64, pattern12); err != nil {
+		if err := checkString("code", v.Code, 0, 64, pattern15); err != nil {
 			return err
 		}
 	}
@@ -2975,7 +3402,7 @@ func (v *GatewayConfig) Validate() error {
 		}
 	}
 	if v.Region != "" {
-		if err := checkString("region", v.Region, 0, -1, pattern22); err != nil {
+		if err := checkString("region", v.Region, 0, -1, pattern27); err != nil {
 			return err
 		}
 	}
@@ -3119,7 +3546,7 @@ func (v *GrantRequest) Validate() error {
 		}
 	}
 	if v.BudgetUnit != "" {
-		if err := checkString("budget_unit", v.BudgetUnit, 0, -1, pattern23); err != nil {
+		if err := checkString("budget_unit", v.BudgetUnit, 0, -1, pattern28); err != nil {
 			return err
 		}
 	}
@@ -3451,7 +3878,7 @@ func (v *KeyEvent) Validate() error {
 			return err
 		}
 		for i := range v.K {
-			if err := checkString(index("k", i), v.K[i], 0, -1, pattern24); err != nil {
+			if err := checkString(index("k", i), v.K[i], 0, -1, pattern29); err != nil {
 				return err
 			}
 		}
@@ -3646,11 +4073,11 @@ func (v *KeystoreFile) Validate() error {
 		return err
 	}
 	if v.Salt != "" {
-		if err := checkString("salt", v.Salt, 0, -1, pattern25); err != nil {
+		if err := checkString("salt", v.Salt, 0, -1, pattern30); err != nil {
 			return err
 		}
 	}
-	if err := checkString("sealed", v.Sealed, 54, 65000, pattern21); err != nil {
+	if err := checkString("sealed", v.Sealed, 54, 65000, pattern22); err != nil {
 		return err
 	}
 	if err := checkEnum("v", v.V, "talos-keystore/1"); err != nil {
@@ -3853,6 +4280,8 @@ func (v *ModelExposure) AppendCanonical(dst []byte) []byte {
 
 // NodeConfig is the configuration of a node: config.json in its home.
 type NodeConfig struct {
+	// Chains onto which an anchor puts its log, beside the cosignatures of other anchors. Role anchor only.
+	AnchorChains []AnchorChain `json:"anchor_chains,omitzero"`
 	// DIDs of the anchors that cosign this node's log.
 	Anchors []string `json:"anchors,omitzero"`
 	// Multiaddrs to publish instead of those found.
@@ -3866,6 +4295,8 @@ type NodeConfig struct {
 	ConnectionsHigh   *int64 `json:"connections_high,omitzero"`
 	ConnectionsLow    *int64 `json:"connections_low,omitzero"`
 	ConnectionsPerIp  *int64 `json:"connections_per_ip,omitzero"`
+	// Seconds between the epochs of an anchor; 60 if absent.
+	EpochSeconds *int64 `json:"epoch_seconds,omitzero"`
 	// Public: the Internet. Private: an organisation's network. Local: one machine.
 	Kind string `json:"kind"`
 	// Multiaddrs to listen on.
@@ -3884,6 +4315,16 @@ type NodeConfig struct {
 
 // Validate reports the first member that is not as the schema says.
 func (v *NodeConfig) Validate() error {
+	if len(v.AnchorChains) > 0 {
+		if err := checkLen("anchor_chains", len(v.AnchorChains), 0, 7); err != nil {
+			return err
+		}
+		for i := range v.AnchorChains {
+			if err := within(index("anchor_chains", i), v.AnchorChains[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
 	if len(v.Anchors) > 0 {
 		if err := checkLen("anchors", len(v.Anchors), 0, 16); err != nil {
 			return err
@@ -3905,7 +4346,7 @@ func (v *NodeConfig) Validate() error {
 		}
 	}
 	if v.API != "" {
-		if err := checkString("api", v.API, 0, -1, pattern26); err != nil {
+		if err := checkString("api", v.API, 0, -1, pattern31); err != nil {
 			return err
 		}
 	}
@@ -3939,6 +4380,11 @@ func (v *NodeConfig) Validate() error {
 			return err
 		}
 	}
+	if v.EpochSeconds != nil {
+		if err := checkInt("epoch_seconds", *v.EpochSeconds, 1, 86400); err != nil {
+			return err
+		}
+	}
 	if err := checkEnum("kind", v.Kind, "public", "private", "local"); err != nil {
 		return err
 	}
@@ -3962,7 +4408,7 @@ func (v *NodeConfig) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("network", v.Network, 0, -1, pattern22); err != nil {
+	if err := checkString("network", v.Network, 0, -1, pattern27); err != nil {
 		return err
 	}
 	if err := checkLen("roles", len(v.Roles), 1, 4); err != nil {
@@ -3997,7 +4443,21 @@ func (v *NodeConfig) Validate() error {
 // AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
 func (v *NodeConfig) AppendCanonical(dst []byte) []byte {
 	dst = append(dst, '{')
+	if len(v.AnchorChains) > 0 {
+		dst = append(dst, "\"anchor_chains\":"...)
+		dst = append(dst, '[')
+		for i := range v.AnchorChains {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.AnchorChains[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
 	if len(v.Anchors) > 0 {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
 		dst = append(dst, "\"anchors\":"...)
 		dst = append(dst, '[')
 		for i := range v.Anchors {
@@ -4070,6 +4530,13 @@ func (v *NodeConfig) AppendCanonical(dst []byte) []byte {
 		}
 		dst = append(dst, "\"connections_per_ip\":"...)
 		dst = jcs.AppendInt(dst, *v.ConnectionsPerIp)
+	}
+	if v.EpochSeconds != nil {
+		if dst[len(dst)-1] != '{' {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, "\"epoch_seconds\":"...)
+		dst = jcs.AppendInt(dst, *v.EpochSeconds)
 	}
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
@@ -4336,6 +4803,8 @@ func DecodePolicy(data []byte) (*Policy, error) {
 
 // ProofBundle is everything needed to check offline that one event is in a log, who saw it, and when. At most 256 KiB.
 type ProofBundle struct {
+	// Where anchors have put the log's head, in ascending order of their logs' names: one of each.
+	Anchorings []BundleAnchoring `json:"anchorings,omitzero"`
 	// SHA-256 of the canonical bundle without this member: its name, and a check of the parts that a reader cannot judge.
 	Digest string `json:"digest"`
 	// The event, with its salt; both absent when only the commitment is shown.
@@ -4352,11 +4821,22 @@ type ProofBundle struct {
 	Salt  string   `json:"salt,omitzero"`
 	// Signed DID states of the origin and of the witnesses, base64url, for the reader's resolver.
 	States []string `json:"states,omitzero"`
-	V      string   `json:"v"`
+	// 2 exactly when there are anchorings.
+	V string `json:"v"`
 }
 
 // Validate reports the first member that is not as the schema says.
 func (v *ProofBundle) Validate() error {
+	if len(v.Anchorings) > 0 {
+		if err := checkLen("anchorings", len(v.Anchorings), 1, 8); err != nil {
+			return err
+		}
+		for i := range v.Anchorings {
+			if err := within(index("anchorings", i), v.Anchorings[i].Validate()); err != nil {
+				return err
+			}
+		}
+	}
 	if err := checkString("digest", v.Digest, 0, -1, pattern3); err != nil {
 		return err
 	}
@@ -4371,7 +4851,7 @@ func (v *ProofBundle) Validate() error {
 	if err := checkInt("index", v.Index, 0, 9007199254740991); err != nil {
 		return err
 	}
-	if err := checkString("leaf", v.Leaf, 0, -1, pattern27); err != nil {
+	if err := checkString("leaf", v.Leaf, 0, -1, pattern14); err != nil {
 		return err
 	}
 	if v.Prior != nil {
@@ -4393,16 +4873,16 @@ func (v *ProofBundle) Validate() error {
 		}
 	}
 	if len(v.States) > 0 {
-		if err := checkLen("states", len(v.States), 0, 9); err != nil {
+		if err := checkLen("states", len(v.States), 0, 17); err != nil {
 			return err
 		}
 		for i := range v.States {
-			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern21); err != nil {
+			if err := checkString(index("states", i), v.States[i], 0, 21848, pattern22); err != nil {
 				return err
 			}
 		}
 	}
-	if err := checkEnum("v", v.V, "talos-bundle/1"); err != nil {
+	if err := checkEnum("v", v.V, "talos-bundle/1", "talos-bundle/2"); err != nil {
 		return err
 	}
 	return nil
@@ -4411,6 +4891,20 @@ func (v *ProofBundle) Validate() error {
 // AppendCanonical appends the RFC 8785 bytes of a valid v to dst.
 func (v *ProofBundle) AppendCanonical(dst []byte) []byte {
 	dst = append(dst, '{')
+	if len(v.Anchorings) > 0 {
+		dst = append(dst, "\"anchorings\":"...)
+		dst = append(dst, '[')
+		for i := range v.Anchorings {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = v.Anchorings[i].AppendCanonical(dst)
+		}
+		dst = append(dst, ']')
+	}
+	if dst[len(dst)-1] != '{' {
+		dst = append(dst, ',')
+	}
 	dst = append(dst, "\"digest\":"...)
 	dst = jcs.AppendString(dst, v.Digest)
 	if v.Event != nil {
@@ -4625,7 +5119,7 @@ func (v *Revocation) Validate() error {
 		return err
 	}
 	if v.Jti != "" {
-		if err := checkString("jti", v.Jti, 0, -1, pattern18); err != nil {
+		if err := checkString("jti", v.Jti, 0, -1, pattern21); err != nil {
 			return err
 		}
 	}
@@ -5101,7 +5595,7 @@ func (v *Service) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern19); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern25); err != nil {
 		return err
 	}
 	if err := checkLen("serviceEndpoint", len(v.ServiceEndpoint), 1, 8); err != nil {
@@ -5112,7 +5606,7 @@ func (v *Service) Validate() error {
 			return err
 		}
 	}
-	if err := checkString("type", v.Type, 0, -1, pattern28); err != nil {
+	if err := checkString("type", v.Type, 0, -1, pattern32); err != nil {
 		return err
 	}
 	return nil
@@ -5288,7 +5782,7 @@ func (v *ServiceList) Validate() error {
 		return err
 	}
 	if v.Region != "" {
-		if err := checkString("region", v.Region, 0, -1, pattern22); err != nil {
+		if err := checkString("region", v.Region, 0, -1, pattern27); err != nil {
 			return err
 		}
 	}
@@ -5555,7 +6049,7 @@ func (v *SubjectBudget) Validate() error {
 	if err := checkString("to", v.To, 8, 64, nil); err != nil {
 		return err
 	}
-	if err := checkString("unit", v.Unit, 0, -1, pattern23); err != nil {
+	if err := checkString("unit", v.Unit, 0, -1, pattern28); err != nil {
 		return err
 	}
 	return nil
@@ -6012,7 +6506,7 @@ func (v *ToolExposure) Validate() error {
 			return err
 		}
 		for i := range v.Read {
-			if err := checkString(index("read", i), v.Read[i], 0, -1, pattern29); err != nil {
+			if err := checkString(index("read", i), v.Read[i], 0, -1, pattern33); err != nil {
 				return err
 			}
 		}
@@ -6152,7 +6646,7 @@ func (v *ToolPin) Validate() error {
 	if err := checkString("digest", v.Digest, 0, -1, pattern3); err != nil {
 		return err
 	}
-	if err := checkString("tool", v.Tool, 0, -1, pattern29); err != nil {
+	if err := checkString("tool", v.Tool, 0, -1, pattern33); err != nil {
 		return err
 	}
 	return nil
@@ -6184,10 +6678,10 @@ func (v *VerificationMethod) Validate() error {
 	if err := checkString("controller", v.Controller, 0, 64, pattern1); err != nil {
 		return err
 	}
-	if err := checkString("id", v.ID, 0, 160, pattern19); err != nil {
+	if err := checkString("id", v.ID, 0, 160, pattern25); err != nil {
 		return err
 	}
-	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern30); err != nil {
+	if err := checkString("publicKeyMultibase", v.PublicKeyMultibase, 0, -1, pattern34); err != nil {
 		return err
 	}
 	if err := checkEnum("type", v.Type, "Multikey"); err != nil {

@@ -68,6 +68,9 @@ type InitOptions struct {
 	Anchors   []string
 	API       string // a port of 127.0.0.1 that is free
 	Interval  int64  // seconds between checkpoints; 0: 60
+	Epochs    int64  // seconds between an anchor's epochs; 0: 60
+	// Chains are those that an anchor writes to.
+	Chains []contracts.AnchorChain
 	// Roots are other DIDs that may give capabilities that count here.
 	Roots     []contracts.Root
 	Strangers string // what agents without a capability may do: "ask", or "message" too; message on a local network
@@ -124,6 +127,9 @@ func (o InitOptions) config() *contracts.NodeConfig {
 	}
 	if o.Interval > 0 {
 		c.CheckpointSeconds = &o.Interval
+	}
+	if c.AnchorChains = o.Chains; o.Epochs > 0 {
+		c.EpochSeconds = &o.Epochs
 	}
 	return c
 }

@@ -243,6 +243,17 @@ func (l *local) Prove(ctx context.Context, index uint64, sealed bool) ([]byte, e
 	return l.n.proofs.Prove(ctx, index, sealed)
 }
 
+func (l *local) Anchoring(_ context.Context, limit int) (json.RawMessage, error) {
+	v, err := l.n.proofs.Anchoring(limit)
+	if err != nil {
+		return nil, err
+	}
+	if v == nil {
+		return nil, contracts.Errorf(contracts.Unavailable, "this node is no anchor")
+	}
+	return json.Marshal(v)
+}
+
 func (l *local) Evidence(context.Context) (map[string]json.RawMessage, error) {
 	m, err := l.n.proofs.Evidence()
 	out := make(map[string]json.RawMessage, len(m))

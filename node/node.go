@@ -219,7 +219,7 @@ func (n *Node) openEvidence(ctx context.Context, k keyset, free func(dir string)
 		Rows: n.store.Table(), Witness: n.store.Witness(), HeadFile: n.home.path(fmt.Sprintf("audit-head-%d.json", n.home.State.Doc.Incarnation)),
 		Free: func() (uint64, error) { return free(n.home.Dir) }, Interval: time.Duration(orZero(c.CheckpointSeconds)) * time.Second,
 	}
-	cfg.Backend = n.store.Audit(cfg.Incarnation)
+	cfg.Backend, cfg.EpochEvery = n.store.Audit(cfg.Incarnation), time.Duration(orZero(c.EpochSeconds))*time.Second
 	for _, a := range c.Anchors {
 		if did := identity.DID(a); did != n.home.DID() {
 			cfg.Anchors = append(cfg.Anchors, did)
@@ -229,6 +229,9 @@ func (n *Node) openEvidence(ctx context.Context, k keyset, free func(dir string)
 		cfg.Succession = &auditlog.Succession{Reason: "compromised"}
 	}
 	var err error
+	if cfg.Chains, err = n.chains(); err != nil {
+		return err
+	}
 	n.proofs, err = evidence.New(ctx, cfg, n.host, n.dir, n.gossip, n.log)
 	var q *auditlog.Quarantine
 	if errors.As(err, &q) {

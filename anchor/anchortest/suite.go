@@ -290,6 +290,16 @@ func TestWitnessStore(t *testing.T, open func(t *testing.T) witness.Store) {
 		if string(got) != "2" || n != 2 {
 			t.Errorf("record %q of %d, want 2 of 2", got, n)
 		}
+		seen := map[string]string{}
+		must(t, s.Scan(ctx, func(k string, r []byte) bool { seen[k] = string(r); return true }))
+		if len(seen) != 2 || seen["a"] != "2" || seen[" b"] != "3" {
+			t.Errorf("scanned %q", seen)
+		}
+		calls := 0
+		must(t, s.Scan(ctx, func(string, []byte) bool { calls++; return false }))
+		if calls != 1 {
+			t.Errorf("a scan that is stopped went on for %d calls", calls)
+		}
 	})
 	t.Run("race", func(t *testing.T) {
 		s, ctx := open(t), t.Context()

@@ -55,6 +55,22 @@ func (w *WitnessDB) Swap(_ context.Context, key string, old, record []byte) erro
 	return nil
 }
 
+// Scan calls f with each record.
+func (w *WitnessDB) Scan(_ context.Context, f func(key string, record []byte) bool) error {
+	if w.ask(OpLoad) == Error {
+		return ErrInjected
+	}
+	w.mu.Lock()
+	all := maps.Clone(w.records)
+	w.mu.Unlock()
+	for k, r := range all {
+		if !f(k, bytes.Clone(r)) {
+			break
+		}
+	}
+	return nil
+}
+
 // Count gives how many records there are.
 func (w *WitnessDB) Count(context.Context) (int, error) {
 	w.mu.Lock()

@@ -2,6 +2,8 @@ package auditlog
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/talosprotocol/talos/anchor"
 	"github.com/talosprotocol/talos/contracts"
@@ -76,6 +78,8 @@ type BundleOptions struct {
 	Head   anchor.Head  // must cover the entry
 	Prior  *anchor.Head // see [anchor.Parts]
 	States [][]byte
+	// Anchorings are those of heads that extend Head, in any order; one of each anchor.
+	Anchorings []anchor.HeadAnchoring
 	// Sealed leaves event and salt out, and so shows the commitment alone. An erased
 	// entry is always sealed.
 	Sealed bool
@@ -94,7 +98,8 @@ func (l *Log) Bundle(ctx context.Context, index uint64, o BundleOptions) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	p := anchor.Parts{Leaf: e.Leaf, Proof: proof, Head: o.Head, Prior: o.Prior, States: o.States}
+	p := anchor.Parts{Leaf: e.Leaf, Proof: proof, Head: o.Head, Prior: o.Prior, States: o.States, Anchorings: slices.Clone(o.Anchorings)}
+	slices.SortFunc(p.Anchorings, func(a, b anchor.HeadAnchoring) int { return strings.Compare(a.Anchor, b.Anchor) })
 	if !o.Sealed && !e.Erased() {
 		if p.Event, err = anchor.DecodeEvent(e.Event); err != nil {
 			return nil, err

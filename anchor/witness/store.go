@@ -21,6 +21,9 @@ type Store interface {
 	Load(ctx context.Context, key string) ([]byte, error)
 	// Swap stores record if the key's is still old (nil: none yet).
 	Swap(ctx context.Context, key string, old, record []byte) error
+	// Scan calls f with each key and its record, in any order, until f returns false. What
+	// changes meanwhile may be seen as it was or as it is. The slices are f's to keep.
+	Scan(ctx context.Context, f func(key string, record []byte) bool) error
 	// Count gives how many keys have a record.
 	Count(ctx context.Context) (int, error)
 }

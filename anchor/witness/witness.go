@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -256,6 +257,30 @@ func (w *Witness) Note(ctx context.Context, origin string) (*anchor.Note, error)
 	}
 	h := r.at(r.len() - 1)
 	return h.note(origin, key)
+}
+
+// Heads calls f with the last cosigned head of each log that is neither frozen nor
+// retired, until f returns false.
+func (w *Witness) Heads(ctx context.Context, f func(anchor.Checkpoint) bool) error {
+	var bad error
+	err := w.o.Store.Scan(ctx, func(origin string, stored []byte) bool {
+		if strings.Contains(origin, " ") { // our own record, or another incarnation's
+			return true
+		}
+		r, err := parseRecord(stored)
+		if bad = err; bad != nil {
+			return false
+		}
+		if r.flags != 0 || r.len() == 0 {
+			return true
+		}
+		size, root := r.last()
+		return f(anchor.Checkpoint{Origin: origin, Size: size, Root: root})
+	})
+	if bad != nil {
+		return bad
+	}
+	return err
 }
 
 // Stale is an answer that carries the size last cosigned, which the submitter needs

@@ -90,7 +90,7 @@ Start here:
 	for group, cmds := range map[string][]*cobra.Command{
 		"node":  {a.initCmd(), a.upCmd(), a.testnetCmd(), a.doctorCmd(), a.exposeCmd(), a.secretCmd()},
 		"use":   {a.statusCmd(), a.idCmd(), a.resolveCmd(), a.peersCmd(), a.sendCmd(), a.listenCmd(), a.sessionCmd(), a.findCmd(), a.trustCmd(), a.askCmd(), a.mcpCmd()},
-		"proof": {a.auditCmd(), a.keyCmd(), a.capCmd(), a.rbacCmd(), a.approvalCmd(), a.executionCmd(), a.receiptCmd(), a.budgetCmd(), a.limitsCmd()},
+		"proof": {a.auditCmd(), a.anchorCmd(), a.keyCmd(), a.capCmd(), a.rbacCmd(), a.approvalCmd(), a.executionCmd(), a.receiptCmd(), a.budgetCmd(), a.limitsCmd()},
 	} {
 		for _, c := range cmds {
 			c.GroupID = group

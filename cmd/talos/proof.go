@@ -121,12 +121,18 @@ stays hidden and only its commitment is shown.`,
 func (a *app) auditVerifyCmd() *cobra.Command {
 	var trust []string
 	var quorum, faults int
+	var chains chainTrust
 	c := &cobra.Command{
 		Use: "verify <file | ->", Short: "Verify a proof bundle or evidence, without any node", Args: cobra.ExactArgs(1),
 		Long: `Verifies a bundle of "audit prove", or evidence of "audit evidence", offline. Name
 the anchors that you trust with --trust did=organisation, once for each; without it
 the anchors that the bundle itself names are counted, which proves no more than that
-somebody runs them.`,
+somebody runs them.
+
+A bundle may show more: that the head is in epochs of anchors, and on chains. Of each
+such receipt the answer is valid, invalid, or cannot tell, and why. For those of a
+chain give the hash of the block that it names from where you trust it (--block), or
+an endpoint to ask (--rpc).`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			b, err := readInput(args[0])
 			if err != nil {
@@ -146,13 +152,18 @@ somebody runs them.`,
 			if p.Quorum == 0 {
 				p.Quorum = len(p.Witnesses)/2 + 1
 			}
-			v, own := evidence.VerifyBundle(b, p, time.Now())
+			judges, err := chains.verifiers()
+			if err != nil {
+				return err
+			}
+			v, own := evidence.VerifyBundleWith(b, p, time.Now(), judges)
 			return a.printVerdict(v, own)
 		},
 	}
 	c.Flags().StringSliceVar(&trust, "trust", nil, "an anchor that you trust: did=organisation")
 	c.Flags().IntVar(&quorum, "quorum", 0, "how many organisations must have cosigned (default: more than half of those trusted)")
 	c.Flags().IntVar(&faults, "faults", 0, "how many organisations may lie")
+	chains.flags(c)
 	return c
 }
 
@@ -186,13 +197,17 @@ func (a *app) verifyEvidence(b []byte) error {
 func (a *app) printVerdict(v *anchor.Verdict, own bool) error {
 	valid := v.Level >= anchor.Signed
 	out := map[string]any{
-		"valid": valid, "level": v.Level.String(), "code": v.Code, "problems": v.Problems, "origin": v.Origin, "index": v.Index, "size": v.Size,
+		"valid": valid, "outcome": v.Outcome(), "anchorings": receiptsOf(v), "level": v.Level.String(), "code": v.Code, "problems": v.Problems, "origin": v.Origin, "index": v.Index, "size": v.Size,
 		"event": v.Event, "organisations_seen": v.Seen, "organisations": v.Organisations, "quorum": v.Quorum, "quorum_met": v.QuorumMet(),
 		"not_before": v.NotBefore, "not_after": v.NotAfter, "anchors_from_bundle": own,
 	}
 	err := a.print(out, func() {
 		if !valid {
-			fmt.Fprintf(a.out, "%s %s\n", v.Level, v.Code)
+			if v.Outcome() == anchor.CannotTell {
+				fmt.Fprintf(a.out, "CANNOT TELL %s\n", v.Code)
+			} else {
+				fmt.Fprintf(a.out, "%s %s\n", v.Level, v.Code)
+			}
 			for _, p := range v.Problems {
 				fmt.Fprintf(a.out, "  %s\n", p)
 			}
@@ -215,8 +230,13 @@ func (a *app) printVerdict(v *anchor.Verdict, own bool) error {
 		} else {
 			fmt.Fprintf(w, "entered\tbefore %s\n", v.NotAfter.Format(time.RFC3339))
 		}
+		for _, r := range v.Anchorings {
+			fmt.Fprintf(w, "%s\t%s: %s; epoch %d of %s\n", r.Driver, r.Outcome, r.Why, r.Epoch, r.Anchor)
+		}
 		for _, p := range v.Problems {
-			fmt.Fprintf(w, "note\t%s\n", p)
+			if !strings.HasPrefix(p, "receipt of ") {
+				fmt.Fprintf(w, "note\t%s\n", p)
+			}
 		}
 		if own {
 			fmt.Fprintf(w, "trust\tthe anchors are those that the file names; choose your own with --trust\n")
@@ -227,6 +247,19 @@ func (a *app) printVerdict(v *anchor.Verdict, own bool) error {
 		return silent{}
 	}
 	return err
+}
+
+// receiptsOf gives what came of each receipt, for programs.
+func receiptsOf(v *anchor.Verdict) []map[string]any {
+	out := []map[string]any{}
+	for _, r := range v.Anchorings {
+		m := map[string]any{"anchor": r.Anchor, "epoch": r.Epoch, "size": r.Size, "driver": r.Driver, "chain": r.Chain, "outcome": r.Outcome, "because": r.Why}
+		if !r.Existed.IsZero() {
+			m["existed"] = r.Existed
+		}
+		out = append(out, m)
+	}
+	return out
 }
 
 func (a *app) auditEvidenceCmd() *cobra.Command {

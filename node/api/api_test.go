@@ -32,6 +32,10 @@ type scripted struct {
 	sent []string
 }
 
+func (s *scripted) Anchoring(context.Context, int) (json.RawMessage, error) {
+	return json.RawMessage("{}"), nil
+}
+
 func (s *scripted) Status(context.Context) api.Status {
 	return api.Status{DID: "did:x", NotReady: []string{"because"}}
 }

@@ -175,6 +175,11 @@ func (c *Client) Evidence(ctx context.Context) (v map[string]json.RawMessage, er
 	return v, c.call(ctx, "GET", "/v1/audit/evidence", nil, &v)
 }
 
+// Anchoring asks an anchor where its epochs and chains stand, with the newest of each.
+func (c *Client) Anchoring(ctx context.Context, limit int, v any) error {
+	return c.call(ctx, "GET", "/v1/anchor?limit="+strconv.Itoa(limit), nil, v)
+}
+
 // RotateKeys rotates the node's DID.
 func (c *Client) RotateKeys(ctx context.Context, recovery string, compromised bool) (v Status, err error) {
 	q := "?recovery=" + url.QueryEscape(recovery) + "&compromised=" + strconv.FormatBool(compromised)

@@ -24,6 +24,8 @@ type Node interface {
 	Events(ctx context.Context, after uint64, limit int, last bool) (*Events, error)
 	Prove(ctx context.Context, index uint64, sealed bool) ([]byte, error)
 	Evidence(ctx context.Context) (map[string]json.RawMessage, error)
+	// Anchoring says where the epochs and chains of an anchor stand.
+	Anchoring(ctx context.Context, limit int) (json.RawMessage, error)
 	RotateKeys(ctx context.Context, recovery string, compromised bool) (*Status, error)
 	Deactivate(ctx context.Context, recovery string) (*Status, error)
 }

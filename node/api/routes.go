@@ -61,6 +61,11 @@ func (s *Server) routes() map[string]route {
 			v, err := n.Evidence(r.Context())
 			return reply(w, v, err)
 		}},
+		"GET /v1/anchor": {act: func(w http.ResponseWriter, r *http.Request) error {
+			limit, _ := strconv.Atoi(r.URL.Query().Get("limit"))
+			v, err := n.Anchoring(r.Context(), min(max(limit, 1), 1000))
+			return reply(w, v, err)
+		}},
 		"POST /v1/keys/rotate":     {act: s.rotateKeys, reason: "rotated"},
 		"POST /v1/keys/deactivate": {act: s.deactivate, reason: "requested"},
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/talosprotocol/talos/anchor"
@@ -14,6 +15,7 @@ import (
 )
 
 // Keys of the rows: 'c' incarnation size for a cosigned head, 'e' origin for evidence,
+// 'a' incarnation anchor size for what an anchor anchored, 'x' for what chains keep,
 // 'm' origin for the digest of the newest head that a peer has shown of its log.
 func (s *Service) headPrefix() []byte {
 	return binary.BigEndian.AppendUint16([]byte{'c'}, s.cfg.Incarnation)
@@ -162,7 +164,14 @@ func (s *Service) Prove(ctx context.Context, index uint64, sealed bool) ([]byte,
 			return nil, err
 		}
 	}
+	if o.Anchorings, err = s.anchoringsFor(ctx, o.Head.Note); err != nil {
+		return nil, err
+	}
 	dids := []identity.DID{s.cfg.DID}
+	for i := range o.Anchorings {
+		did, _, _ := strings.Cut(o.Anchorings[i].Anchor, "/")
+		dids = append(dids, identity.DID(did))
+	}
 	for _, h := range []*anchor.Head{&o.Head, o.Prior} {
 		if h == nil {
 			continue

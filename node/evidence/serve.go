@@ -21,6 +21,9 @@ const (
 	askAdd  = 0x01 // a C2SP add-checkpoint body follows; answered by a cosignature
 	askHead = 0x02 // an origin follows; answered by the log's own note, or nothing
 
+	askAnchoring = 0x03 // a size and an origin follow; answered by an anchoring, or nothing
+	askEpoch     = 0x04 // the number of an epoch and an origin follow; the same
+
 	maxAsk = witness.MaxRequest + 1
 )
 
@@ -30,7 +33,7 @@ func (s *Service) serve(st network.Stream) {
 		_ = st.ResetWithError(network.StreamProtocolViolation)
 		return
 	}
-	release, err := p2p.Reserve(st, "talos.witness", maxAsk)
+	release, err := p2p.Reserve(st, "talos.witness", maxAsk+maxAnchoring)
 	if err != nil {
 		return
 	}
@@ -49,6 +52,8 @@ func (s *Service) serve(st network.Stream) {
 		line, err = s.addCheckpoint(ctx, st.Conn().RemotePeer(), b[1:])
 	case askHead:
 		line, err = s.lastHead(ctx, string(b[1:]))
+	case askAnchoring, askEpoch:
+		line, err = s.anchorOf(ctx, b[0], b[1:])
 	default:
 		_ = st.ResetWithError(network.StreamProtocolViolation)
 		return

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/talosprotocol/talos/anchor"
 	"github.com/talosprotocol/talos/anchor/auditlog"
+	"github.com/talosprotocol/talos/anchor/chain"
 	"github.com/talosprotocol/talos/anchor/witness"
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/gossip"
@@ -34,6 +36,8 @@ type Rows interface {
 	Get(key []byte) ([]byte, error)
 	Put(ctx context.Context, key, value []byte) error
 	Delete(ctx context.Context, key []byte) error
+	// Write makes several rows durable together; a nil value removes its row.
+	Write(ctx context.Context, keys, values [][]byte) error
 	Scan(prefix []byte, f func(key, value []byte) bool) error
 }
 
@@ -51,6 +55,8 @@ type Config struct {
 	Free        func() (uint64, error)
 	Interval    time.Duration // between checkpoints; 0: the log's default
 	Succession  *auditlog.Succession
+	Chains      []chain.Driver // anchors only: where the log goes beside the other anchors
+	EpochEvery  time.Duration  // between epochs; a minute if zero
 }
 
 // Service is the running part. It is safe for concurrent use.
@@ -63,6 +69,11 @@ type Service struct {
 	al   *auditlog.Log
 	wit  *witness.Witness
 	news chan *anchor.Note // the newest head, for the submitter
+
+	epochs     *chain.Epochs // nil unless the node is an anchor
+	submitters []*chain.Submitter
+	collecting sync.Mutex             // one at a time asks for anchorings
+	held       map[identity.DID]*held // guarded by collecting
 
 	digests  *gossip.Topic
 	evidence *gossip.Topic
@@ -126,6 +137,9 @@ func New(ctx context.Context, cfg Config, h *p2p.Host, dir *directory.Directory,
 	if s.al, err = auditlog.Open(ctx, opts); s.al == nil {
 		return s, err
 	}
+	if failed := s.openChains(); failed != nil {
+		return nil, failed
+	}
 	h.SetStreamHandler(h.Protocol(streamName, streamVersion), s.serve)
 	h.SetStreamHandler(h.Protocol(logName, logVersion), s.serveLog)
 	dir.OnBound(s.newlyBound)
@@ -138,7 +152,7 @@ func New(ctx context.Context, cfg Config, h *p2p.Host, dir *directory.Directory,
 func newService(cfg Config, h *p2p.Host, dir *directory.Directory, log *slog.Logger) *Service {
 	s := &Service{
 		cfg: cfg, h: h, dir: dir, log: log, keys: newLiveKeys(dir), news: make(chan *anchor.Note, 1), kept: make(chan struct{}),
-		acked: map[identity.DID]uint64{}, seen: map[string][]*anchor.Note{}, ids: map[[convictionID]byte]string{},
+		acked: map[identity.DID]uint64{}, held: map[identity.DID]*held{}, seen: map[string][]*anchor.Note{}, ids: map[[convictionID]byte]string{},
 		summary: sha256.Sum256(nil), told: map[peer.ID]told{}, awaited: map[string]ahead{}, patience: aheadFor,
 		meeting: make(chan peer.ID, exchangeQueue), learning: make(chan peer.ID, exchangeQueue), pairs: make(chan pair, inquiryQueue),
 		asked: newBuckets(logEvery, logBurst), joins: newBuckets(joinEvery, joinBurst), inquired: newBuckets(inquireEvery, inquireBurst),
@@ -215,6 +229,13 @@ func (p prefixed) Swap(ctx context.Context, key string, old, record []byte) erro
 	return p.Store.Swap(ctx, p.prefix+key, old, record)
 }
 
+func (p prefixed) Scan(ctx context.Context, f func(key string, record []byte) bool) error {
+	return p.Store.Scan(ctx, func(key string, record []byte) bool {
+		rest, ok := strings.CutPrefix(key, p.prefix)
+		return !ok || f(rest, record)
+	})
+}
+
 // Log gives the audit log.
 func (s *Service) Log() *auditlog.Log { return s.al }
 
@@ -257,7 +278,12 @@ func (s *Service) Run(ctx context.Context) error {
 	run(s.learn)
 	run(s.keepTelling)
 	run(s.announce)
+	run(s.collect)
+	for _, sub := range s.submitters {
+		g.Go(func() error { return sub.Run(ctx) })
+	}
 	if s.wit != nil {
+		run(s.runEpochs)
 		run(s.remind)
 		run(s.overdue)
 	}

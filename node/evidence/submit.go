@@ -50,6 +50,9 @@ func (s *Service) submitLoop(ctx context.Context, logDone <-chan struct{}) {
 		for _, b := range boxes {
 			post(b, head)
 		}
+		for _, sub := range s.submitters {
+			sub.Wake()
+		}
 		s.tell(ctx, head)
 	}
 	for {
@@ -276,6 +279,11 @@ func (s *Service) askHead(ctx context.Context, a identity.DID) (*anchor.Note, er
 
 // ask sends one frame to an anchor and reads the answer.
 func (s *Service) ask(ctx context.Context, to identity.DID, body []byte) ([]byte, error) {
+	return s.askUpTo(ctx, to, body, witness.MaxResponse)
+}
+
+// askUpTo is ask for an answer of at most limit bytes.
+func (s *Service) askUpTo(ctx context.Context, to identity.DID, body []byte, limit int) ([]byte, error) {
 	id, _, err := s.dir.Connect(ctx, to)
 	if err != nil {
 		return nil, err
@@ -291,7 +299,7 @@ func (s *Service) ask(ctx context.Context, to identity.DID, body []byte) ([]byte
 	if err := p2p.WriteFrame(st, body); err != nil {
 		return nil, contracts.Errorf(contracts.Unavailable, "anchor %s: %w", to.Short(), err)
 	}
-	b, err := p2p.ReadFrame(bufio.NewReader(st), witness.MaxResponse)
+	b, err := p2p.ReadFrame(bufio.NewReader(st), limit)
 	if err != nil {
 		return nil, contracts.Errorf(contracts.Unavailable, "anchor %s: %w", to.Short(), err)
 	}

@@ -13,6 +13,11 @@ import (
 // the auditor trusts as a witness; with none, the anchors that the bundle names are
 // counted, each as an organisation of its own, and own is true.
 func VerifyBundle(bundle []byte, policy anchor.Policy, now time.Time) (v *anchor.Verdict, own bool) {
+	return VerifyBundleWith(bundle, policy, now, OfflineChains())
+}
+
+// VerifyBundleWith is VerifyBundle by an auditor who has a view of chains.
+func VerifyBundleWith(bundle []byte, policy anchor.Policy, now time.Time, chains map[string]anchor.ReceiptVerifier) (v *anchor.Verdict, own bool) {
 	parts, err := anchor.ReadBundle(bundle)
 	if err != nil {
 		return &anchor.Verdict{Code: contracts.CodeOf(err), Problems: []string{err.Error()}}, false
@@ -28,5 +33,5 @@ func VerifyBundle(bundle []byte, policy anchor.Policy, now time.Time) (v *anchor
 		}
 		policy.Quorum = len(policy.Witnesses)/2 + 1
 	}
-	return anchor.Verify(bundle, keys, policy, now), own
+	return anchor.VerifyWith(bundle, anchor.Trust{Keys: keys, Policy: policy, Now: now, Chains: chains}), own
 }

@@ -43,6 +43,12 @@ func (t witnessTable) Swap(ctx context.Context, key string, old, record []byte) 
 	})
 }
 
+func (t witnessTable) Scan(_ context.Context, f func(key string, record []byte) bool) error {
+	return t.s.View(func(r *Reader) error {
+		return r.Scan(witnessKey(""), nil, func(k, v []byte) bool { return f(string(k[2:]), v) })
+	})
+}
+
 func (t witnessTable) Count(context.Context) (n int, err error) {
 	err = t.s.View(func(r *Reader) error { n = int(sizeOf(r.Get(witnessCount))); return r.Err() })
 	return n, err

@@ -1,0 +1,248 @@
+package ethereum_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/talosprotocol/talos/anchor"
+	"github.com/talosprotocol/talos/anchor/chain"
+	"github.com/talosprotocol/talos/anchor/chain/ethereum"
+	"github.com/talosprotocol/talos/anchor/chain/evm"
+)
+
+// geth is a real chain of one node on the loopback.
+type geth struct {
+	t   testing.TB
+	url string
+}
+
+var listening = regexp.MustCompile(`HTTP server started\s+endpoint=(127\.0\.0\.1:[0-9]+)`)
+
+// startGeth starts the program that TALOS_GETH names. CI builds it and sets that.
+func startGeth(t testing.TB) *geth {
+	t.Helper()
+	path := os.Getenv("TALOS_GETH")
+	if path == "" {
+		t.Skip("TALOS_GETH names no geth: .ci/run builds one")
+	}
+	cmd := exec.CommandContext(t.Context(), path, "--dev", "--dev.period", "0", "--datadir", t.TempDir(), "--ipcdisable", "--nodiscover", "--maxpeers", "0", "--port", "0",
+		"--http", "--http.addr", "127.0.0.1", "--http.port", "0", "--http.api", "eth,debug,dev", "--authrpc.port", "0")
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	found := make(chan string, 1)
+	go func() {
+		for in := bufio.NewScanner(out); in.Scan(); {
+			if m := listening.FindSubmatch(in.Bytes()); m != nil {
+				found <- string(m[1])
+				break
+			}
+		}
+		_, _ = io.Copy(io.Discard, out)
+	}()
+	select {
+	case at := <-found:
+		return &geth{t, "http://" + at}
+	case <-time.After(time.Minute):
+		t.Fatal("geth does not start")
+	}
+	return nil
+}
+
+func (g *geth) call(out any, method string, params ...any) {
+	g.t.Helper()
+	if params == nil {
+		params = []any{}
+	}
+	body, _ := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+	resp, err := http.Post(g.url, "application/json", bytes.NewReader(body))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	var a struct {
+		Result json.RawMessage
+		Error  json.RawMessage
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil || a.Error != nil {
+		g.t.Fatalf("%s: %v %s", method, err, a.Error)
+	}
+	if out != nil {
+		if err := json.Unmarshal(a.Result, out); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+}
+
+// send has the developer's account send something.
+func (g *geth) send(to evm.Address, value string, data []byte) {
+	g.t.Helper()
+	var accounts []string
+	g.call(&accounts, "eth_accounts")
+	g.call(nil, "eth_sendTransaction", map[string]any{"from": accounts[0], "to": fmt.Sprintf("0x%x", to), "value": value, "data": fmt.Sprintf("0x%x", data)})
+}
+
+// until polls a condition.
+func until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("no %s within a minute", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func (g *geth) driver(confirmations uint64) *ethereum.Driver {
+	g.t.Helper()
+	var id string
+	g.call(&id, "eth_chainId")
+	var n uint64
+	_, _ = fmt.Sscanf(id, "0x%x", &n)
+	d, err := ethereum.New(ethereum.Config{URLs: []string{g.url}, ChainID: n, Key: account(1), Confirmations: confirmations})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	polls := 0
+	until(g.t, "money", func() bool {
+		var b string
+		if polls++; polls%200 == 1 { // a chain that has just started may leave one lying until the next
+			g.send(d.Account(), "0xde0b6b3a7640000", nil)
+		}
+		g.call(&b, "eth_getBalance", fmt.Sprintf("0x%x", d.Account()), "latest")
+		return b != "0x0"
+	})
+	return d
+}
+
+// drive walks a submission to its receipt, as the submitter does.
+func (g *geth) drive(d *ethereum.Driver, head *anchor.Note) *anchor.Receipt {
+	g.t.Helper()
+	ctx := g.t.Context()
+	state, err := d.Prepare(ctx, head)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if err := d.Submit(ctx, head, state); err != nil {
+		g.t.Fatal(err)
+	}
+	return g.follow(d, head, state)
+}
+
+// follow walks on from what was sent.
+func (g *geth) follow(d *ethereum.Driver, head *anchor.Note, state []byte) *anchor.Receipt {
+	g.t.Helper()
+	ctx := g.t.Context()
+	var body []byte
+	until(g.t, "receipt", func() bool {
+		st, err := d.Status(ctx, head, state)
+		if err != nil {
+			g.t.Log(err) // a node in the middle of a change
+			return false
+		}
+		switch st.Phase {
+		case chain.Unsent:
+			if err := d.Submit(ctx, head, state); err != nil {
+				g.t.Log(err)
+			}
+		case chain.Final:
+			body = st.Body
+		case chain.Pending:
+			g.send(evm.Address{9}, "0x1", nil) // a block above
+		}
+		return body != nil
+	})
+	return &anchor.Receipt{Driver: d.Name(), Chain: d.Chain(), Head: head.Checkpoint, Body: body}
+}
+
+// A real chain: the head goes there among others' transactions, the receipt is followed
+// offline, and by an auditor who asks the chain. CHAIN-13.
+func TestGeth(t *testing.T) {
+	g := startGeth(t)
+	d := g.driver(1)
+	begin := time.Now()
+	for size := uint64(10); size < 30; size++ {
+		if size%4 == 0 {
+			for i := range 8 { // in blocks with ours, if it comes so
+				g.send(evm.Address{8}, "0x1", bytes.Repeat([]byte{1}, 10*i))
+			}
+		}
+		r := g.drive(d, headOf(size))
+		h, err := ethereum.Open(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := &ethereum.Verifier{Confirmations: 1, Endpoints: map[string][]*ethereum.Client{r.Chain: {ethereum.NewClient([]string{g.url}, nil)}}}
+		if f := v.VerifyReceipt(r); f.Outcome != anchor.Valid {
+			t.Errorf("online: %+v", f)
+		}
+		v = &ethereum.Verifier{Blocks: map[string]map[uint64]evm.Hash{r.Chain: {h.Number: h.Hash}}}
+		if f := v.VerifyReceipt(r); f.Outcome != anchor.Valid {
+			t.Errorf("offline: %+v", f)
+		}
+		if size == 10 {
+			t.Logf("a receipt has %d bytes", len(r.Body))
+		}
+	}
+	t.Logf("20 heads in %s", time.Since(begin).Round(time.Millisecond))
+}
+
+// Row 33 on a real chain: debug_setHead takes the block back, and the head comes onto the
+// chain again.
+func TestRow33_GethReorg(t *testing.T) {
+	g := startGeth(t)
+	d := g.driver(1)
+	patient := g.driver(1_000_000) // for which nothing is ever final
+	for round := range uint64(3) {
+		head, ctx := headOf(100+round), t.Context()
+		state, err := patient.Prepare(ctx, head)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := patient.Submit(ctx, head, state); err != nil {
+			t.Fatal(err)
+		}
+		var block uint64
+		until(t, "block", func() bool {
+			st, err := patient.Status(ctx, head, state)
+			if err != nil || st.Phase == chain.Final {
+				t.Fatalf("%+v, %v", st, err)
+			}
+			n, _ := fmt.Sscanf(st.Note, "it is in block %d,", &block)
+			return n == 1
+		})
+		g.call(nil, "debug_setHead", fmt.Sprintf("%#x", block-1))
+		r := g.follow(d, head, state)
+		if h, err := ethereum.Open(r); err != nil || h.Number < block {
+			t.Errorf("block %d was taken back, and the receipt is of %+v, %v", block, h, err)
+		}
+		if f := (&ethereum.Verifier{Confirmations: 1, Endpoints: map[string][]*ethereum.Client{r.Chain: {ethereum.NewClient([]string{g.url}, nil)}}}).VerifyReceipt(r); f.Outcome != anchor.Valid {
+			t.Errorf("%+v", f)
+		}
+	}
+}
+
+// BenchmarkGeth is one head to a receipt on a real chain of one node.
+func BenchmarkGeth(b *testing.B) {
+	g := startGeth(b)
+	d := g.driver(1)
+	size := uint64(1000)
+	for b.Loop() {
+		size++
+		g.drive(d, headOf(size))
+	}
+}
