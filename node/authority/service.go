@@ -78,9 +78,11 @@ type Service struct {
 	write  sync.Mutex // one at a time changes wallet, requests or own log
 
 	mu       sync.Mutex
-	shown    map[peer.ID]map[string]bool // chains that were shown on the connections of a peer
-	sessions map[peer.ID]bool            // peers that have grants in the cache
-	pulled   map[identity.DID]time.Time  // when a log was last asked for
+	shown    map[peer.ID]map[string]error // chains that were shown on the connections of a peer; nil: accepted
+	rounds   map[peer.ID]uint64           // how often something was shown there
+	showing  map[peer.ID]chan struct{}    // closed by who shows something now
+	sessions map[peer.ID]bool             // peers that have grants in the cache
+	pulled   map[identity.DID]time.Time   // when a log was last asked for
 }
 
 // New starts the service: it reads what is known of revocations, joins their topic and
@@ -90,7 +92,7 @@ func New(ctx context.Context, cfg Config, h *p2p.Host, dir *directory.Directory,
 	s := &Service{
 		cfg: cfg, h: h, dir: dir, log: log, now: now, set: capability.NewSet(self),
 		meter: capability.NewMeter(capability.NewReplay(maxReplay)),
-		shown: map[peer.ID]map[string]bool{}, sessions: map[peer.ID]bool{}, pulled: map[identity.DID]time.Time{},
+		shown: map[peer.ID]map[string]error{}, rounds: map[peer.ID]uint64{}, showing: map[peer.ID]chan struct{}{}, sessions: map[peer.ID]bool{}, pulled: map[identity.DID]time.Time{},
 	}
 	if cfg.Policy == nil {
 		cfg.Policy = &contracts.Policy{V: "talos-policy/1"}
@@ -169,6 +171,7 @@ func (s *Service) forget(id peer.ID) {
 	had := s.sessions[id]
 	delete(s.sessions, id)
 	delete(s.shown, id)
+	delete(s.rounds, id)
 	s.mu.Unlock()
 	if had {
 		s.cache.Drop(session(id))

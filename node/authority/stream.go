@@ -148,31 +148,92 @@ func (s *Service) offer(ctx context.Context, to identity.DID, text string) error
 }
 
 // Present shows an executor what the wallet holds for it, once on a connection; again
-// says that it has forgotten.
+// says that it has forgotten. Those who call at the same time wait for one of them. It
+// fails if there is something to show and nothing of it is accepted.
 func (s *Service) Present(ctx context.Context, id peer.ID, executor identity.DID, again bool) error {
 	chains, err := s.For(executor)
 	if err != nil || len(chains) == 0 {
 		return err
 	}
-	var last error
-	for _, c := range chains {
-		s.mu.Lock()
-		done := s.shown[id][c.Text]
-		s.mu.Unlock()
-		if done && !again {
-			continue
-		}
-		if _, err := s.askPeer(ctx, id, askShow, []byte(c.Text)); err != nil {
+	missing, round, _ := s.missing(id, chains, again)
+	if len(missing) == 0 {
+		return nil
+	}
+	release, err := s.turn(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	missing, now, _ := s.missing(id, chains, again)
+	if now != round { // somebody has shown what there was meanwhile
+		missing, _, _ = s.missing(id, chains, false)
+	}
+	for _, c := range missing {
+		_, err := s.askPeer(ctx, id, askShow, []byte(c.Text))
+		if err != nil {
 			s.log.Info("a capability is not accepted", "executor", executor, "token", c.Leaf().ID, "err", err)
-			last = err
-			continue
 		}
 		s.mu.Lock()
 		if s.shown[id] == nil {
-			s.shown[id] = map[string]bool{}
+			s.shown[id] = map[string]error{}
 		}
-		s.shown[id][c.Text] = true
+		s.shown[id][c.Text] = err
 		s.mu.Unlock()
 	}
-	return last
+	s.mu.Lock()
+	s.rounds[id]++
+	s.mu.Unlock()
+	_, _, err = s.missing(id, chains, false)
+	return err
+}
+
+// missing gives those of some chains that are to be shown on a connection, and how often
+// something was shown there. What was refused is shown again only if nothing was accepted;
+// then refused says why.
+func (s *Service) missing(id peer.ID, chains []*Chain, all bool) (out []*Chain, round uint64, refused error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	accepted := false
+	for _, c := range chains {
+		err, asked := s.shown[id][c.Text]
+		if asked && err == nil {
+			accepted = true
+		} else if asked {
+			refused = err
+		}
+		if all || !asked {
+			out = append(out, c)
+		}
+	}
+	if accepted {
+		refused = nil
+	} else if refused != nil && !all {
+		out = chains
+	}
+	return out, s.rounds[id], refused
+}
+
+// turn lets one at a time show something on a connection.
+func (s *Service) turn(ctx context.Context, id peer.ID) (release func(), err error) {
+	for {
+		s.mu.Lock()
+		busy := s.showing[id]
+		if busy == nil {
+			busy = make(chan struct{})
+			s.showing[id] = busy
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				delete(s.showing, id)
+				close(busy)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, contracts.Errorf(contracts.Unavailable, "showing capabilities: %w", context.Cause(ctx))
+		}
+	}
 }

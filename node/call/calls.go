@@ -30,7 +30,7 @@ const (
 // Limits bound the calls of a node. A zero field means its default.
 type Limits struct {
 	Calls     int           // served at once; 0: 1,024
-	PerPeer   int           // of one peer served at once; 0: 64
+	PerPeer   int           // of one peer served at once; 0: 256
 	Longest   time.Duration // a call that states no deadline, or a later one; 0: 15 min
 	Header    time.Duration // until the header of a call is here; 0: 5 s
 	Idle      time.Duration // without a frame from a side whose turn it is; 0: 15 s
@@ -43,7 +43,7 @@ type Limits struct {
 
 func (l Limits) orDefaults() Limits {
 	or(&l.Calls, 1024)
-	or(&l.PerPeer, 64)
+	or(&l.PerPeer, 256)
 	or(&l.Longest, 15*time.Minute)
 	or(&l.Header, 5*time.Second)
 	or(&l.Idle, 15*time.Second)

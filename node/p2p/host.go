@@ -222,6 +222,7 @@ func parseAddrs(texts []string) ([]multiaddr.Multiaddr, error) {
 func resources(cfg Config) (network.ResourceManager, error) {
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
+	manyCalls(&limits, cfg.Network)
 	mem := cfg.MemoryMiB
 	if mem == 0 {
 		mem = 256
@@ -245,6 +246,25 @@ func resources(cfg Config) (network.ResourceManager, error) {
 		return nil, fmt.Errorf("resource limits: %w", err)
 	}
 	return rm, nil
+}
+
+// Calls have a stream each, and package call bounds how many of them there are: more than
+// libp2p lets a protocol have by default.
+const (
+	callStreams = 2048
+	peerStreams = 320 // of one peer
+)
+
+func manyCalls(limits *rcmgr.ScalingLimitConfig, net string) {
+	all := rcmgr.BaseLimit{StreamsInbound: callStreams, StreamsOutbound: callStreams, Streams: 2 * callStreams, Memory: 96 << 20}
+	one := rcmgr.BaseLimit{StreamsInbound: peerStreams, StreamsOutbound: peerStreams, Streams: 2 * peerStreams, Memory: 48 << 20}
+	more := rcmgr.BaseLimitIncrease{StreamsInbound: 512, StreamsOutbound: 512, Streams: 1024, Memory: 64 << 20} // for each GiB
+	id := protocol.ID(contracts.Protocol(net, "call", "1.0.0"))
+	limits.AddProtocolLimit(id, all, more)
+	limits.AddProtocolPeerLimit(id, one, more)
+	limits.AddServiceLimit("talos.call", all, more)
+	limits.AddServicePeerLimit("talos.call", one, more)
+	limits.PeerBaseLimit.StreamsInbound, limits.PeerBaseLimit.Streams = 512, 1024
 }
 
 func newDHT(cfg Config, h host.Host, store ds.Batching, validators record.NamespacedValidator) (*dht.IpfsDHT, error) {
