@@ -270,7 +270,7 @@ func TestEveryRoutePassesTheGate(t *testing.T) {
 		method, path, _ := strings.Cut(pattern, " ")
 		path = strings.NewReplacer("{did}", "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK", "{index}", "1", "{name}", "n", "{gateway}", "did:x", "{server}", "s", "{agent}", "a").Replace(path)
 		var in io.Reader
-		if pattern == "POST /a2a/messages" {
+		if pattern == "POST /a2a/messages" || pattern == "POST /a2a/frames" {
 			in = strings.NewReader(`{"text":"x","to":"did:talos:zQmNsuhRfWp6DUQjmF1LAx2Zw1jBrKdhHdkyKu8H9vu3Fxz"}`)
 		}
 		if strings.HasPrefix(gateSurface(t, pattern).ID, "local.model.use") {

@@ -43,7 +43,9 @@ func (s *Server) routes() map[string]route {
 		"GET /v1/peers":                  {act: func(w http.ResponseWriter, r *http.Request) error { return reply(w, n.Peers(r.Context()), nil) }},
 		"GET /1.0/identifiers/{did}":     {act: s.resolve},
 		"POST /a2a/messages":             {parse: s.send},
+		"POST /a2a/frames":               {parse: s.send},
 		"GET /a2a/messages":              {act: s.inbox},
+		"GET /a2a/frames":                {act: s.inbox}, // the original's name
 		"POST /a2a/messages/acknowledge": {act: s.acknowledge},
 		"GET /a2a/sessions": {act: func(w http.ResponseWriter, r *http.Request) error {
 			v, err := n.Sessions(r.Context())
@@ -73,6 +75,7 @@ func (s *Server) routes() map[string]route {
 	maps.Copy(all, s.serviceRoutes())
 	maps.Copy(all, s.governanceRoutes())
 	maps.Copy(all, s.mcpRoutes())
+	maps.Copy(all, s.restRoutes())
 	maps.Copy(all, s.agentRoutes())
 	return all
 }

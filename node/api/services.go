@@ -165,9 +165,11 @@ func (s *Server) model(operation string, failure func(http.ResponseWriter, error
 // use makes a call and copies its answer, and has the gate record who answered what.
 // last makes the event that ends a stream whose rest does not come.
 func (s *Server) use(w http.ResponseWriter, r *http.Request, u *Use, last func(error) []byte) error {
-	if u.Key = r.Header.Get(headerKey); len(u.Key) > maxKey || strings.ContainsFunc(u.Key, func(c rune) bool { return c <= ' ' || c > '~' }) {
-		return contracts.Errorf(contracts.Malformed, "the header %s has at most %d bytes of ASCII that print, without spaces", headerKey, maxKey)
+	key, err := idempotencyKey(r)
+	if err != nil {
+		return err
 	}
+	u.Key = key
 	a, err := s.node.Use(r.Context(), u)
 	if err != nil {
 		return err
@@ -175,6 +177,15 @@ func (s *Server) use(w http.ResponseWriter, r *http.Request, u *Use, last func(e
 	err = pass(w, a, last)
 	record(r.Context(), a)
 	return err
+}
+
+// idempotencyKey gives the key under which a program wants a request to be done once.
+func idempotencyKey(r *http.Request) (string, error) {
+	key := r.Header.Get(headerKey)
+	if len(key) > maxKey || strings.ContainsFunc(key, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return "", contracts.Errorf(contracts.Malformed, "the header %s has at most %d bytes of ASCII that print, without spaces", headerKey, maxKey)
+	}
+	return key, nil
 }
 
 // record has the gate record who answered what.
