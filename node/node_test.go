@@ -82,10 +82,10 @@ func addrs(r *running) []string { return r.Status().Addresses }
 
 func wait(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(90 * time.Second) // on a machine with much else to do
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("no %s within 30 s", what)
+			t.Fatalf("no %s within 90 s", what)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

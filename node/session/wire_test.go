@@ -83,6 +83,7 @@ func TestF1_ForgedFrames(t *testing.T) {
 	b.expect(t, "one")
 	b.send(t, a, "two")
 	a.expect(t, "two")
+	wait(t, "its acknowledgement, which changes rows too", func() bool { return b.disk.outbox() == 0 })
 	var frame []byte
 	a.disk.mu.Lock()
 	for _, f := range a.disk.frames {
