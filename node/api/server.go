@@ -147,7 +147,7 @@ func (s *Server) handler() (http.Handler, error) {
 		}
 		mux.HandleFunc(pattern, s.door(surface, rt))
 	}
-	return s.guard(mux), nil
+	return s.guard(mapped(mux)), nil
 }
 
 type askerKey struct{}
