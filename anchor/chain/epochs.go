@@ -73,6 +73,7 @@ type Epochs struct {
 	names [][2]string // of the drivers, in order
 	trees *lru.Cache[uint64, *anchor.EpochTree]
 	close sync.Mutex
+	build sync.Mutex // one tree at a time is read from the disk: strangers may ask for any
 
 	mu    sync.Mutex // guards what follows; never held over I/O
 	last  map[anchor.Hash]seen
@@ -333,6 +334,11 @@ func partKey(n uint64, part int) []byte {
 
 // tree gives the tree of an epoch, and refuses one whose leaves have changed.
 func (e *Epochs) tree(m *Epoch) (*anchor.EpochTree, error) {
+	if t, ok := e.trees.Get(m.Number); ok {
+		return t, nil
+	}
+	e.build.Lock()
+	defer e.build.Unlock()
 	if t, ok := e.trees.Get(m.Number); ok {
 		return t, nil
 	}
