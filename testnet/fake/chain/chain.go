@@ -172,7 +172,7 @@ func (c *Chain) Data() (out [][]byte) {
 	defer c.mu.Unlock()
 	for _, b := range c.blocks {
 		for _, raw := range b.txs {
-			if tx, _, err := evm.ParseTx(raw); err == nil {
+			if tx, err := evm.ReadTx(raw); err == nil {
 				out = append(out, bytes.Clone(tx.Data))
 			}
 		}
