@@ -182,7 +182,7 @@ func StartProcesses(ctx context.Context, exe, dir string, plan Plan, tell Teller
 	for i := range plan.Anchors {
 		o := node.InitOptions{Roles: []string{"anchor"}, Bootstrap: bootstrap}
 		if ps.chain != nil {
-			o.Chains = ps.chain.chainFor()
+			o.Chains, o.Anchors = ps.chain.chainFor(), append([]string{}, anchors...)
 		}
 		p, err := add(fmt.Sprintf("anchor%d", i+1), &ps.Anchors, o)
 		if err != nil {

@@ -144,7 +144,9 @@ func (e *Epochs) Run(ctx context.Context, every time.Duration, closed func(*Epoc
 // of other anchors lately. An epoch that a crash or a full disk left open is finished
 // first, and is then the one that is given.
 func (e *Epochs) Close(ctx context.Context) (*Epoch, error) {
-	e.close.Lock()
+	if !e.close.TryLock() { // nobody waits for a log while holding a place
+		return nil, contracts.Errorf(contracts.Busy, "an epoch is being closed")
+	}
 	defer e.close.Unlock()
 	m, err := e.left(ctx)
 	if m == nil && err == nil {
