@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,6 +66,14 @@ func startGeth(t testing.TB) *geth {
 
 func (g *geth) call(out any, method string, params ...any) {
 	g.t.Helper()
+	if why := g.try(out, method, params...); why != "" {
+		g.t.Fatalf("%s: %s", method, why)
+	}
+}
+
+// try gives what geth has against it, as in "transaction indexing is in progress".
+func (g *geth) try(out any, method string, params ...any) string {
+	g.t.Helper()
 	if params == nil {
 		params = []any{}
 	}
@@ -79,13 +88,14 @@ func (g *geth) call(out any, method string, params ...any) {
 		Error  json.RawMessage
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil || a.Error != nil {
-		g.t.Fatalf("%s: %v %s", method, err, a.Error)
+		return fmt.Sprintf("%v %s", err, a.Error)
 	}
 	if out != nil {
 		if err := json.Unmarshal(a.Result, out); err != nil {
 			g.t.Fatal(err)
 		}
 	}
+	return ""
 }
 
 // send has the developer's account send something.
@@ -233,6 +243,55 @@ func TestRow33_GethReorg(t *testing.T) {
 		if f := (&ethereum.Verifier{Confirmations: 1, Endpoints: map[string][]*ethereum.Client{r.Chain: {ethereum.NewClient([]string{g.url}, nil)}}}).VerifyReceipt(r); f.Outcome != anchor.Valid {
 			t.Errorf("%+v", f)
 		}
+	}
+}
+
+// Transactions of other kinds stand in the same blocks as ours: their trees are built
+// again too. CHAIN-15.
+func TestGethOtherTransactions(t *testing.T) {
+	g := startGeth(t)
+	var accounts []string
+	g.call(&accounts, "eth_accounts")
+	to := "0x" + strings.Repeat("08", 20)
+	slot := "0x" + strings.Repeat("00", 31) + "01"
+	kinds := map[byte]bool{}
+	for _, more := range []map[string]any{
+		{"gasPrice": "0x77359400"},
+		{"accessList": []any{map[string]any{"address": to, "storageKeys": []string{slot, slot}}}},
+		{"data": "0x" + strings.Repeat("ab", 300)},
+		{"to": nil, "data": "0x00", "gas": "0x30d40"},
+	} {
+		tx := map[string]any{"from": accounts[0], "to": to, "value": "0x1"}
+		for k, v := range more {
+			tx[k] = v
+		}
+		if tx["to"] == nil {
+			delete(tx, "to")
+			delete(tx, "value")
+		}
+		var hash string
+		g.call(&hash, "eth_sendTransaction", tx)
+		until(t, "block", func() bool {
+			var at *struct{ BlockNumber string }
+			return g.try(&at, "eth_getTransactionReceipt", hash) == "" && at != nil
+		})
+	}
+	var last string
+	g.call(&last, "eth_blockNumber")
+	var n uint64
+	_, _ = fmt.Sscanf(last, "0x%x", &n)
+	c := ethereum.NewClient([]string{g.url}, nil)
+	for i := range n + 1 {
+		txs, err := c.Transactions(t.Context(), i)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, raw := range txs {
+			kinds[min(raw[0], 3)] = true // above 2: a list, which is of the first kind
+		}
+	}
+	if !kinds[2] || !kinds[3] {
+		t.Errorf("kinds %v", kinds)
 	}
 }
 
