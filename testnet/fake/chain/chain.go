@@ -362,7 +362,8 @@ func transaction(raw []byte) any {
 	if err != nil {
 		return nil
 	}
-	o := map[string]any{"type": "0x2", "accessList": []any{}}
+	h := evm.TxHash(raw)
+	o := map[string]any{"type": "0x2", "accessList": []any{}, "hash": hexBytes(h[:])}
 	for i, name := range []string{"chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas", "to", "value", "input", "", "yParity", "r", "s"} {
 		switch b := it.List[i].Bytes; name {
 		case "":
