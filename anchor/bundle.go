@@ -89,7 +89,11 @@ func NewBundle(p Parts) ([]byte, error) {
 	if err := b.Validate(); err != nil {
 		return nil, contracts.Errorf(contracts.BundleInvalid, "new bundle: %w", err)
 	}
-	return b.AppendCanonical(nil), nil
+	out := b.AppendCanonical(nil)
+	if len(out) > maxBundle {
+		return nil, contracts.Errorf(contracts.TooLarge, "a bundle of %d bytes, at most %d", len(out), maxBundle)
+	}
+	return out, nil
 }
 
 func (p *Parts) putAnchorings(b *contracts.ProofBundle) error {

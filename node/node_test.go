@@ -167,7 +167,7 @@ func TestConversationAndProof(t *testing.T) {
 		{Name: string(as[0].DID()), Organisation: "one"}, {Name: string(as[1].DID()), Organisation: "two"},
 	}}
 	v := anchor.Verify(bundle, keys, policy, time.Now())
-	if v.Level != anchor.Witnessed || !v.QuorumMet() {
+	if v.Level < anchor.Witnessed || !v.QuorumMet() { // more, if a minute has passed
 		t.Errorf("verdict %s, %v", v, v.Problems)
 	}
 }

@@ -117,7 +117,8 @@ func (p *Process) Ready(ctx context.Context) error {
 // Processes is a network of processes.
 type Processes struct {
 	Net
-	list []*Process
+	list  []*Process
+	chain *geth // nil: there is none
 }
 
 // Process gives the process behind a member.
@@ -131,9 +132,17 @@ func StartProcesses(ctx context.Context, exe, dir string, plan Plan, tell Teller
 	var bootstrap, anchors []string
 	add := func(name string, to *[]Member, o node.InitOptions) (*Process, error) {
 		o.Network, o.Kind, o.Listen, o.Interval = "testnet", "local", []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}, 1
+		if ps.chain != nil {
+			o.Epochs = 1
+		}
 		h, err := node.Init(filepath.Join(dir, name), o)
 		if err != nil {
 			return nil, err
+		}
+		if len(o.Chains) > 0 {
+			if err := ps.chain.fund(ctx, h); err != nil {
+				return nil, err
+			}
 		}
 		p := &Process{Client: api.Dial(filepath.Join(h.Dir, "api.sock")), name: name, home: h.Dir, exe: exe}
 		if err := p.Start(); err != nil {
@@ -150,6 +159,15 @@ func StartProcesses(ctx context.Context, exe, dir string, plan Plan, tell Teller
 		return p, nil
 	}
 	fail := func(err error) (*Processes, error) { return nil, errors.Join(err, ps.Stop()) }
+	if plan.Geth != "" {
+		var err error
+		if ps.chain, err = startGeth(ctx, plan.Geth, filepath.Join(dir, "geth")); err != nil {
+			return fail(err)
+		}
+		if tell != nil {
+			tell("  a chain is up at %s", ps.chain.url)
+		}
+	}
 	for i := range plan.Bootstraps {
 		p, err := add(fmt.Sprintf("bootstrap%d", i+1), &ps.Bootstraps, node.InitOptions{Roles: []string{"bootstrap"}, Bootstrap: bootstrap})
 		if err != nil {
@@ -162,7 +180,11 @@ func StartProcesses(ctx context.Context, exe, dir string, plan Plan, tell Teller
 		bootstrap = append(bootstrap, st.Addresses...)
 	}
 	for i := range plan.Anchors {
-		p, err := add(fmt.Sprintf("anchor%d", i+1), &ps.Anchors, node.InitOptions{Roles: []string{"anchor"}, Bootstrap: bootstrap})
+		o := node.InitOptions{Roles: []string{"anchor"}, Bootstrap: bootstrap}
+		if ps.chain != nil {
+			o.Chains, o.Anchors = ps.chain.chainFor(), append([]string{}, anchors...)
+		}
+		p, err := add(fmt.Sprintf("anchor%d", i+1), &ps.Anchors, o)
 		if err != nil {
 			return fail(err)
 		}
@@ -196,6 +218,9 @@ func (p *Processes) Stop() error {
 		if err := p.list[i].Stop(); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.list[i].name, err))
 		}
+	}
+	if p.chain != nil {
+		p.chain.stop()
 	}
 	return errors.Join(errs...)
 }

@@ -56,6 +56,9 @@ type Plan struct {
 	// Strangers is what agents let others do that have shown no capability: "ask", or
 	// "message", which is also meant by "".
 	Strangers string
+	// Geth is the path of a geth: the network then has a development chain, onto which the
+	// anchors put their logs. Processes only.
+	Geth string
 }
 
 // Teller gets the story as it happens, a line at a time.

@@ -87,8 +87,8 @@ func (e *Epochs) find(number uint64, id anchor.Hash) (*Epoch, int, *anchor.Epoch
 
 // receipts gives, for each chain, the first receipt that covers an entry of the log.
 func (e *Epochs) receipts(ctx context.Context, entry uint64) (out []anchor.Receipt, err error) {
-	for _, name := range e.names {
-		r, err := (&receipts{e.rows, name[0], name[1]}).covering(entry + 1)
+	for _, c := range e.chains {
+		r, err := c.covering(entry + 1)
 		if err != nil {
 			return nil, err
 		}

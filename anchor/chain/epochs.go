@@ -1,10 +1,12 @@
 package chain
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -67,12 +69,13 @@ type seen struct{ epoch, size uint64 }
 // Epochs makes an anchor's epochs and answers from them. Close has one caller at a time;
 // the others may be called concurrently.
 type Epochs struct {
-	rows  Rows
-	log   Log
-	src   Source
-	names [][2]string // of the drivers, in order
-	trees *lru.Cache[uint64, *anchor.EpochTree]
-	close sync.Mutex
+	rows   Rows
+	log    Log
+	src    Source
+	chains []*receipts // of the drivers, in order
+	trees  *lru.Cache[uint64, *anchor.EpochTree]
+	close  sync.Mutex
+	build  sync.Mutex // one tree at a time is read from the disk: strangers may ask for any
 
 	mu    sync.Mutex // guards what follows; never held over I/O
 	last  map[anchor.Hash]seen
@@ -84,9 +87,11 @@ type Epochs struct {
 func OpenEpochs(rows Rows, log Log, src Source, drivers []Driver) (*Epochs, error) {
 	e := &Epochs{rows: rows, log: log, src: src, last: map[anchor.Hash]seen{}}
 	for _, d := range drivers {
-		e.names = append(e.names, [2]string{d.Name(), d.Chain()})
+		e.chains = append(e.chains, &receipts{Rows: rows, driver: d.Name(), chain: d.Chain()})
 	}
-	slices.SortFunc(e.names, func(a, b [2]string) int { return slices.Compare(a[:], b[:]) })
+	slices.SortFunc(e.chains, func(a, b *receipts) int {
+		return cmp.Or(strings.Compare(a.driver, b.driver), strings.Compare(a.chain, b.chain))
+	})
 	e.trees, _ = lru.New[uint64, *anchor.EpochTree](cacheTrees) // fails for sizes below 1 only
 	// The parts of an epoch come before what is known of it. Those without it are of an
 	// epoch that a crash cut short: nobody has heard of it.
@@ -139,7 +144,9 @@ func (e *Epochs) Run(ctx context.Context, every time.Duration, closed func(*Epoc
 // of other anchors lately. An epoch that a crash or a full disk left open is finished
 // first, and is then the one that is given.
 func (e *Epochs) Close(ctx context.Context) (*Epoch, error) {
-	e.close.Lock()
+	if !e.close.TryLock() { // nobody waits for a log while holding a place
+		return nil, contracts.Errorf(contracts.Busy, "an epoch is being closed")
+	}
 	defer e.close.Unlock()
 	m, err := e.left(ctx)
 	if m == nil && err == nil {
@@ -210,7 +217,7 @@ func (e *Epochs) begin(ctx context.Context) (*Epoch, error) {
 	m := &Epoch{Time: time.Now().UTC(), After: e.log.Size(), Open: true}
 	if n := len(kept); n > 0 {
 		m.Number = kept[n-1].Number + 1
-		if strangers == 0 && time.Since(kept[n-1].Time) < fellowsWait {
+		if age := time.Since(kept[n-1].Time); strangers == 0 && age >= 0 && age < fellowsWait {
 			return nil, nil
 		}
 	}
@@ -333,6 +340,11 @@ func partKey(n uint64, part int) []byte {
 
 // tree gives the tree of an epoch, and refuses one whose leaves have changed.
 func (e *Epochs) tree(m *Epoch) (*anchor.EpochTree, error) {
+	if t, ok := e.trees.Get(m.Number); ok {
+		return t, nil
+	}
+	e.build.Lock()
+	defer e.build.Unlock()
 	if t, ok := e.trees.Get(m.Number); ok {
 		return t, nil
 	}

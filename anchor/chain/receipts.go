@@ -1,17 +1,32 @@
 package chain
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/talosprotocol/talos/anchor"
 	"github.com/talosprotocol/talos/contracts"
 )
 
-// receipts are the rows of one chain.
+// Bounds of keeping receipts.
+const (
+	keepReceipts = 4096        // of one chain: a day and more of the newest
+	readReceipts = time.Second // at most so often the rows are read for new ones
+)
+
+// receipts are the rows of one chain, with their sizes in memory. It is safe for
+// concurrent use.
 type receipts struct {
 	Rows
 	driver, chain string
+
+	mu    sync.Mutex // guards what follows
+	sizes []uint64   // ascending
+	read  time.Time  // when they were read
 }
 
 func (r *receipts) name(kind byte) []byte {
@@ -24,29 +39,63 @@ func (r *receipts) submissionKey() []byte { return r.name('s') }
 
 func (r *receipts) key(size uint64) []byte { return binary.BigEndian.AppendUint64(r.name('r'), size) }
 
-// newest gives the size of the newest receipt, 0 if there is none.
-func (r *receipts) newest() (size uint64, err error) {
-	err = r.Scan(r.name('r'), func(k, _ []byte) bool {
-		size = binary.BigEndian.Uint64(k[len(k)-8:])
+// load reads which receipts there are.
+func (r *receipts) load() ([]uint64, error) {
+	sizes := []uint64{}
+	err := r.Scan(r.name('r'), func(k, _ []byte) bool {
+		sizes = append(sizes, binary.BigEndian.Uint64(k[len(k)-8:]))
 		return true
 	})
-	return size, err
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sizes, r.read = sizes, time.Now()
+	return sizes, nil
+}
+
+// known gives the sizes in memory, read again if they may not reach to one that is asked
+// for.
+func (r *receipts) known(upTo uint64) ([]uint64, error) {
+	r.mu.Lock()
+	sizes, age := r.sizes, time.Since(r.read)
+	r.mu.Unlock()
+	if sizes != nil && (len(sizes) > 0 && sizes[len(sizes)-1] >= upTo || age >= 0 && age < readReceipts) {
+		return sizes, nil
+	}
+	return r.load()
 }
 
 // covering gives the receipt of the first head of at least a size, nil if there is none.
-func (r *receipts) covering(size uint64) (out *anchor.Receipt, err error) {
-	var bad error
-	err = r.Scan(r.name('r'), func(k, v []byte) bool {
-		if binary.BigEndian.Uint64(k[len(k)-8:]) < size {
-			return true
-		}
-		out, bad = decodeReceipt(v)
-		return false
-	})
-	if err == nil {
-		err = bad
+func (r *receipts) covering(size uint64) (*anchor.Receipt, error) {
+	sizes, err := r.known(size)
+	if err != nil {
+		return nil, err
 	}
-	return out, err
+	i, _ := slices.BinarySearch(sizes, size)
+	if i == len(sizes) {
+		return nil, nil
+	}
+	b, err := r.Get(r.key(sizes[i]))
+	if err != nil || b == nil {
+		return nil, err // forgotten since
+	}
+	return decodeReceipt(b)
+}
+
+// keep makes a receipt durable, ends the submission that it is of, and forgets the oldest
+// ones, in one transaction.
+func (r *receipts) keep(ctx context.Context, size uint64, row []byte) error {
+	sizes, err := r.load()
+	if err != nil {
+		return err
+	}
+	keys, values := [][]byte{r.key(size), r.submissionKey()}, [][]byte{row, nil}
+	for ; len(sizes) >= keepReceipts; sizes = sizes[1:] {
+		keys, values = append(keys, r.key(sizes[0])), append(values, nil)
+	}
+	return r.Write(ctx, keys, values)
 }
 
 // storedReceipt is a row.

@@ -59,7 +59,7 @@ type Submitter struct {
 
 // NewSubmitter takes up what the table has.
 func NewSubmitter(d Driver, rows Rows, head func() *anchor.Note, log *slog.Logger) (*Submitter, error) {
-	s := &Submitter{d: d, rows: &receipts{rows, d.Name(), d.Chain()}, head: head, log: log, wake: make(chan struct{}, 1)}
+	s := &Submitter{d: d, rows: &receipts{Rows: rows, driver: d.Name(), chain: d.Chain()}, head: head, log: log, wake: make(chan struct{}, 1)}
 	b, err := rows.Get(s.rows.submissionKey())
 	if err != nil {
 		return nil, err
@@ -71,7 +71,10 @@ func NewSubmitter(d Driver, rows Rows, head func() *anchor.Note, log *slog.Logge
 		}
 		s.began = s.now.Began
 	}
-	s.newest, err = s.rows.newest()
+	sizes, err := s.rows.load()
+	if n := len(sizes); n > 0 {
+		s.newest = sizes[n-1]
+	}
 	return s, err
 }
 
@@ -151,8 +154,9 @@ func (s *Submitter) step(ctx context.Context) (time.Duration, error) {
 		if head == nil || head.Size <= newest {
 			return lookEvery, nil
 		}
-		if due := began.Add(s.d.Every()); !began.IsZero() && time.Now().Before(due) {
-			return time.Until(due), nil
+		// A clock that was set back does not stop it: the wait is never longer than wanted.
+		if wait := time.Until(began.Add(s.d.Every())); !began.IsZero() && wait > 0 && wait <= s.d.Every() {
+			return wait, nil
 		}
 		return 0, s.prepare(ctx, head)
 	}
@@ -246,7 +250,7 @@ func (s *Submitter) finish(ctx context.Context, head *anchor.Note, body []byte) 
 	if err != nil {
 		return err
 	}
-	if err := s.rows.Write(ctx, [][]byte{s.rows.key(head.Size), s.rows.submissionKey()}, [][]byte{row, nil}); err != nil {
+	if err := s.rows.keep(ctx, head.Size, row); err != nil {
 		return err
 	}
 	s.log.Info("anchored", "driver", r.Driver, "chain", r.Chain, "size", head.Size)

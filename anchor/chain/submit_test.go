@@ -2,6 +2,8 @@ package chain_test
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,6 +142,74 @@ func TestSubmitterChecksReceipts(t *testing.T) {
 		w.received(0)
 		if s.Info().Failing == "" {
 			t.Error("it does not say that it fails")
+		}
+	})
+}
+
+// Row 17 for chains: a clock that was years ahead when a submission began, and was set
+// right since, stops neither it nor the next one.
+func TestRow17_ClockSetBack(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		d := &ledger{}
+		e := w.epochs(d)
+		w.advance(0, 1, 1)
+		w.closeEpoch(e)
+		first := w.head()
+		ahead, err := json.Marshal(chain.Submission{Note: first.Append(nil), State: append([]byte{9}, commitment(first)...), Began: time.Now().AddDate(5, 0, 0)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.rows.Put(t.Context(), []byte("sledger test:1\x00"), ahead); err != nil {
+			t.Fatal(err)
+		}
+		s := w.submitter(d)
+		defer w.running(s)()
+		time.Sleep(5 * time.Minute)
+		w.received(1)
+		w.advance(0, 1, 2)
+		w.closeEpoch(e)
+		w.head()
+		s.Wake()
+		time.Sleep(15 * time.Minute)
+		w.received(2)
+	})
+}
+
+func commitment(n *anchor.Note) []byte {
+	c := n.Commitment()
+	return c[:]
+}
+
+// What is kept is bounded; what was given out needs none of it.
+func TestReceiptsAreForgotten(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		d := &ledger{}
+		key := func(size uint64) []byte {
+			return binary.BigEndian.AppendUint64([]byte("rledger test:1\x00"), size)
+		}
+		var keys, values [][]byte
+		for i := range uint64(4200) { // of sizes below those of the log
+			keys, values = append(keys, key(i)), append(values, []byte("{}"))
+		}
+		if err := w.rows.Write(t.Context(), keys, values); err != nil {
+			t.Fatal(err)
+		}
+		w.advance(0, 1, 1)
+		e := w.epochs(d)
+		for i := range 4300 {
+			w.advance(0, 1, uint64(i+1))
+			if i < 10 {
+				w.closeEpoch(e)
+			} else if _, err := w.log.Append(t.Context(), w.src.NewEvent("noop")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.head()
+		defer w.running(w.submitter(d))()
+		time.Sleep(5 * time.Minute)
+		n := 0
+		if err := w.rows.Scan([]byte("rledger"), func(_, _ []byte) bool { n++; return true }); err != nil || n != 4096 {
+			t.Errorf("%d receipts are kept, %v", n, err)
 		}
 	})
 }

@@ -173,7 +173,7 @@ func verifyEverywhere(t *testing.T, proof, anchor string) {
 	if got := ok(t, "audit", "verify", "--home", nowhere, proof); !strings.Contains(got, "valid") {
 		t.Errorf("verify: %s", got)
 	}
-	if got := ok(t, "audit", "verify", "--home", nowhere, proof, "--trust", anchor+"=acme"); !strings.Contains(got, "WITNESSED 1/1") {
+	if got := ok(t, "audit", "verify", "--home", nowhere, proof, "--trust", anchor+"=acme"); !strings.Contains(got, "ED 1/1 organisations") {
 		t.Errorf("verify with trust: %s", got)
 	}
 	b, err := os.ReadFile(proof)

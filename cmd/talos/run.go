@@ -135,17 +135,28 @@ and --root as given; talos init has more to choose.`,
 func (a *app) testnetCmd() *cobra.Command {
 	plan := testnet.Plan{Strangers: "ask"}
 	var once bool
-	var dir string
+	var dir, chain, geth string
 	var timeout time.Duration
 	up := &cobra.Command{
 		Use: "up", Short: "Start a network of real processes on loopback and play a conversation", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return a.testnetUp(c.Context(), plan, dir, once, timeout) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			switch chain {
+			case "":
+			case "ethereum":
+				plan.Geth = geth
+			default:
+				return contracts.Errorf(contracts.ConfigInvalid, "--chain %.40q: there is ethereum", chain)
+			}
+			return a.testnetUp(c.Context(), plan, dir, once, timeout)
+		},
 	}
 	f := up.Flags()
 	f.IntVar(&plan.Bootstraps, "bootstraps", 1, "number of bootstraps")
 	f.IntVar(&plan.Anchors, "anchors", 2, "number of anchors")
 	f.IntVar(&plan.Agents, "agents", 3, "number of agents")
 	f.BoolVar(&once, "once", false, "end after the story; exit code 0 only if it held")
+	f.StringVar(&chain, "chain", "", "ethereum: the anchors put their logs onto a development chain of geth")
+	f.StringVar(&geth, "geth", "geth", "with --chain ethereum: the geth to run")
 	f.StringVar(&dir, "dir", "", "folder for the homes (default: a temporary one, removed afterwards)")
 	f.DurationVar(&timeout, "timeout", 2*time.Minute, "for start and story")
 	c := &cobra.Command{Use: "testnet", Short: "A network on this machine"}
@@ -190,6 +201,11 @@ func (a *app) testnetUp(ctx context.Context, plan testnet.Plan, dir string, once
 	bundle, err := testnet.Story(story, &ps.Net, tell)
 	if err != nil {
 		return fmt.Errorf("testnet: the story did not hold: %w", err)
+	}
+	if plan.Geth != "" {
+		if bundle, err = ps.AnchoredProof(story, bundle, tell); err != nil {
+			return fmt.Errorf("testnet: the story did not hold: %w", err)
+		}
 	}
 	file := filepath.Join(dir, "proof.json")
 	if once {

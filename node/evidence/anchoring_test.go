@@ -4,6 +4,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/talosprotocol/talos/anchor/chain/ethereum"
 	"github.com/talosprotocol/talos/anchor/chain/evm"
 	"github.com/talosprotocol/talos/contracts"
+	"github.com/talosprotocol/talos/identity"
 	"github.com/talosprotocol/talos/node"
 	"github.com/talosprotocol/talos/node/evidence"
 	fake "github.com/talosprotocol/talos/testnet/fake/chain"
@@ -136,6 +138,7 @@ func TestAnchoring(t *testing.T) {
 			}
 		}
 	}
+	w.lies(t, a, p)
 	// The anchor says where it stands; a node that is none has nothing to say.
 	s, err := w.anchors[0].Evidence().Anchoring(10)
 	if err != nil || len(s.Epochs) == 0 || len(s.Chains) != 2 || len(s.Receipts) < 2 {
@@ -152,6 +155,45 @@ func TestAnchoring(t *testing.T) {
 	}
 	a = start(t, a.home)
 	a.proven(t, "the same after a start", func(p *anchor.Parts) bool { return drivers(p)["ethereum"] == 1 })
+}
+
+// lies has anchors answer with what is not so. CHAIN-17.
+func (w *world) lies(t *testing.T, a *member, p *anchor.Parts) {
+	t.Helper()
+	for i := range p.Anchorings {
+		good := p.Anchorings[i].Anchoring
+		did, _, _ := strings.Cut(good.Anchor, "/")
+		by := identity.DID(did)
+		text := func(change func(a *anchor.Anchoring)) []byte {
+			other := good
+			other.Receipts = slices.Clone(good.Receipts)
+			change(&other)
+			c, err := other.Contract()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c.AppendCanonical(nil)
+		}
+		if err := a.Evidence().CheckAnchoring(t.Context(), by, text(func(*anchor.Anchoring) {})); err != nil {
+			t.Error(err)
+		}
+		if err := a.Evidence().CheckAnchoring(t.Context(), a.DID(), text(func(*anchor.Anchoring) {})); contracts.CodeOf(err) != contracts.Forbidden {
+			t.Errorf("another's anchoring: %v", err)
+		}
+		forged := text(func(a *anchor.Anchoring) {
+			for j := range a.Receipts {
+				a.Receipts[j].Body = []byte("nothing")
+			}
+		})
+		if err := a.Evidence().CheckAnchoring(t.Context(), by, forged); contracts.CodeOf(err) != contracts.ProofInvalid {
+			t.Errorf("receipts that are none: %v", err)
+		}
+		fewer := good
+		fewer.Receipts = good.Receipts[:len(good.Receipts)-1]
+		if evidence.ProvesMore(&fewer, &good) || evidence.ProvesMore(&good, &good) || !evidence.ProvesMore(&good, &fewer) {
+			t.Error("an anchoring that proves less may replace one that proves more")
+		}
+	}
 }
 
 // Row 26 for anchorings: with one of three anchors, no quorum, and no false claim.

@@ -9,6 +9,7 @@ import (
 	"github.com/talosprotocol/talos/anchor"
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/gossip"
+	"github.com/talosprotocol/talos/identity"
 )
 
 // JudgeDigest is the validator of digests.
@@ -37,3 +38,12 @@ func SetPatience(d time.Duration) (undo func()) {
 	aheadFor = d
 	return func() { aheadFor = old }
 }
+
+// CheckAnchoring judges what an anchor answers, as this log does before it keeps it.
+func (s *Service) CheckAnchoring(ctx context.Context, by identity.DID, text []byte) error {
+	_, err := s.checkAnchoring(ctx, by, text)
+	return err
+}
+
+// ProvesMore says that an anchoring may replace another.
+var ProvesMore = provesMore

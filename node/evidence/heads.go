@@ -188,7 +188,12 @@ func (s *Service) Prove(ctx context.Context, index uint64, sealed bool) ([]byte,
 		}
 		o.States = append(o.States, r.State.Raw)
 	}
-	return s.al.Bundle(ctx, index, o)
+	b, err := s.al.Bundle(ctx, index, o)
+	for contracts.CodeOf(err) == contracts.TooLarge && len(o.Anchorings) > 0 {
+		o.Anchorings = o.Anchorings[:len(o.Anchorings)-1] // as many as there is room for
+		b, err = s.al.Bundle(ctx, index, o)
+	}
+	return b, err
 }
 
 // How long a proof waits for the anchors: a node that has just started has not

@@ -102,7 +102,7 @@ func (c *Client) block(ctx context.Context, name string, full bool) (*block, err
 	}
 	for i, tx := range txs {
 		raw, err := tx.transaction()
-		if err != nil {
+		if err != nil || !tx.hashes(raw) {
 			raw, err = c.rawTransaction(ctx, b.head.Hash, i)
 		}
 		if err != nil {
@@ -114,6 +114,13 @@ func (c *Client) block(ctx context.Context, name string, full bool) (*block, err
 		return nil, contracts.Errorf(contracts.ProofInvalid, "the endpoint lies: the transactions that it shows are not those of block %s", name)
 	}
 	return b, nil
+}
+
+// hashes says that bytes have the hash that a transaction says of itself.
+func (o object) hashes(raw []byte) bool {
+	var says data
+	h := evm.TxHash(raw)
+	return json.Unmarshal(o["hash"], &says) == nil && bytes.Equal(says, h[:])
 }
 
 // rawTransaction asks for a transaction of a kind that this program cannot encode.

@@ -208,7 +208,7 @@ func (d *Driver) waiting(ctx context.Context, s *state, head *anchor.Note) (chai
 	if used > s.Nonce {
 		return chain.Status{Phase: chain.Lost, Note: fmt.Sprintf("another transaction has taken nonce %d", s.Nonce)}, nil
 	}
-	if time.Since(s.Made) > d.c.Patience {
+	if age := time.Since(s.Made); age > d.c.Patience || age < -time.Second { // below zero: the clock was set back
 		if next, ok, err := d.raise(ctx, s, head); err != nil || ok {
 			return chain.Status{Phase: chain.Replaced, State: next, Note: "its fee was raised"}, err
 		}

@@ -108,7 +108,7 @@ func TestRow34_EndpointDown(t *testing.T) {
 			w.pass(time.Minute)
 		}
 		w.chain.Set(func(c *fake.Chain) { c.Down = false })
-		w.pass(6 * time.Minute)
+		w.pass(7 * time.Minute) // the longest pause of a submitter that fails is 6 min 15 s
 		w.settle()
 		if r := w.receipts(1); r[0].Head.Size != 70 || len(w.chain.Data()) != 1 {
 			t.Errorf("size %d, with %d transactions", r[0].Head.Size, len(w.chain.Data()))
@@ -161,7 +161,7 @@ func TestRow34_FeeSpike(t *testing.T) {
 		}
 		w.chain.Set(func(c *fake.Chain) { c.BaseFee = 7 })
 		w.chain.Mine()
-		w.pass(6 * time.Minute)
+		w.pass(7 * time.Minute) // the longest pause of a submitter that fails is 6 min 15 s
 		w.settle()
 		if r := w.receipts(2); r[1].Head.Size != 30 {
 			t.Errorf("size %d", r[1].Head.Size)
@@ -257,7 +257,7 @@ func TestRow35_LyingEndpoint(t *testing.T) {
 					t.Errorf("nothing is said: %+v", w.sub.Info())
 				}
 				w.chain.Set(func(c *fake.Chain) { c.Lie = nil })
-				w.pass(6 * time.Minute)
+				w.pass(7 * time.Minute) // the longest pause of a submitter that fails is 6 min 15 s
 				r := w.receipts(1)
 				w.chain.Set(func(c *fake.Chain) { c.Lie = lie })
 				if f := w.verifier().VerifyReceipt(&r[0]); name != "no transactions" && name != "a receipt of none" && name != "another calldata" && f.Outcome == anchor.Valid {

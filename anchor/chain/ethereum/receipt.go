@@ -87,7 +87,7 @@ func Open(r *anchor.Receipt) (*evm.Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	tx, _, err := evm.ParseTx(raw)
+	tx, err := evm.ReadTx(raw)
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func received(t *testing.T, others int) (r anchor.Receipt) {
 
 // Row 31 for receipts: no bit is free, and a cut one is none. CHAIN-9.
 func TestRow31_EveryBitFlipOfAReceipt(t *testing.T) {
-	r := received(t, 40)
+	r := received(t, 20)
 	h, err := ethereum.Open(&r)
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func TestRow31_EveryBitFlipOfAReceipt(t *testing.T) {
 	if _, err := ethereum.Open(&r); err == nil {
 		t.Error("bytes after a receipt are not seen")
 	}
-	t.Logf("a receipt among 40 transactions has %d bytes", len(whole))
+	t.Logf("a receipt among 20 transactions has %d bytes", len(whole))
 }
 
 // Row 19 for receipts: one of another head, log, chain or driver is none.

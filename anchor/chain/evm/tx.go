@@ -87,19 +87,35 @@ func trim(b []byte) []byte {
 // TxHash gives the id of a transaction's bytes.
 func TxHash(raw []byte) Hash { return Keccak(raw) }
 
-// ParseTx reads a transaction of type 2 and who signed it. A transaction with an access
-// list or with amounts of 2^64 and more is none of ours. Codes: MALFORMED,
+// ParseTx reads a transaction of type 2 and who signed it. Codes: MALFORMED,
 // SIGNATURE_INVALID.
 func ParseTx(raw []byte) (*Tx, Address, error) {
-	bad := func(why string) (*Tx, Address, error) {
-		return nil, Address{}, contracts.Errorf(contracts.Malformed, "transaction: %s", why)
+	t, sig, err := readTx(raw)
+	if err != nil {
+		return nil, Address{}, err
+	}
+	from, err := t.sender(sig)
+	return t, from, err
+}
+
+// ReadTx reads a transaction of type 2 that stands in a block: whoever signed it, the
+// chain has looked at the signature. A transaction with an access list or with amounts of
+// 2^64 and more is none of ours. The code is MALFORMED.
+func ReadTx(raw []byte) (*Tx, error) {
+	t, _, err := readTx(raw)
+	return t, err
+}
+
+func readTx(raw []byte) (*Tx, []Item, error) {
+	bad := func(why string) (*Tx, []Item, error) {
+		return nil, nil, contracts.Errorf(contracts.Malformed, "transaction: %s", why)
 	}
 	if len(raw) == 0 || raw[0] != txType2 {
 		return bad("it is not of type 2")
 	}
 	it, err := Decode(raw[1:])
 	if err != nil {
-		return nil, Address{}, err
+		return nil, nil, err
 	}
 	m := it.List
 	if !it.IsList || len(m) != 12 || !m[8].IsList || len(m[8].List) != 0 || len(m[5].Bytes) != 20 || m[7].IsList {
@@ -108,11 +124,10 @@ func ParseTx(raw []byte) (*Tx, Address, error) {
 	t := &Tx{To: Address(m[5].Bytes), Data: m[7].Bytes}
 	for i, to := range map[int]*uint64{0: &t.ChainID, 1: &t.Nonce, 2: &t.Tip, 3: &t.FeeCap, 4: &t.Gas, 6: &t.Value} {
 		if *to, err = m[i].Uint(); err != nil {
-			return nil, Address{}, err
+			return nil, nil, err
 		}
 	}
-	from, err := t.sender(m[9:])
-	return t, from, err
+	return t, m[9:], nil
 }
 
 // sender recovers the account from the signature.

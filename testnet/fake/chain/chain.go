@@ -172,7 +172,7 @@ func (c *Chain) Data() (out [][]byte) {
 	defer c.mu.Unlock()
 	for _, b := range c.blocks {
 		for _, raw := range b.txs {
-			if tx, _, err := evm.ParseTx(raw); err == nil {
+			if tx, err := evm.ReadTx(raw); err == nil {
 				out = append(out, bytes.Clone(tx.Data))
 			}
 		}
@@ -362,7 +362,8 @@ func transaction(raw []byte) any {
 	if err != nil {
 		return nil
 	}
-	o := map[string]any{"type": "0x2", "accessList": []any{}}
+	h := evm.TxHash(raw)
+	o := map[string]any{"type": "0x2", "accessList": []any{}, "hash": hexBytes(h[:])}
 	for i, name := range []string{"chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas", "to", "value", "input", "", "yParity", "r", "s"} {
 		switch b := it.List[i].Bytes; name {
 		case "":
