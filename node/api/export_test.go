@@ -17,3 +17,6 @@ var (
 	LocalCard   = localCard
 	LocalResult = localResult
 )
+
+// Described reports whether a route is described.
+func Described(pattern string) bool { _, ok := descriptions[pattern]; return ok }

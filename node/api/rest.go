@@ -43,15 +43,18 @@ func (s *Server) mcpServers(w http.ResponseWriter, r *http.Request) error {
 	return reply(w, out, err)
 }
 
+// toolArguments is the body of a call of a tool.
+type toolArguments struct {
+	Arguments json.RawMessage `json:"arguments,omitempty"`
+}
+
 // restTool calls a tool: the body is {"arguments": {…}}, or nothing for a tool without.
 func (s *Server) restTool(r *http.Request) (map[string]string, action, error) {
 	b, err := body(r)
 	if err != nil {
 		return nil, nil, err
 	}
-	var in struct {
-		Arguments json.RawMessage `json:"arguments"`
-	}
+	var in toolArguments
 	if len(b) > 0 {
 		d := json.NewDecoder(bytes.NewReader(b))
 		d.DisallowUnknownFields()

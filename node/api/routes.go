@@ -39,6 +39,7 @@ func (s *Server) routes() map[string]route {
 			return write(w, http.StatusOK, map[string]bool{"live": true})
 		}},
 		"GET /health/ready":              {act: s.ready},
+		"GET /openapi.json":              {act: s.openAPIRoute},
 		"GET /v1/status":                 {act: func(w http.ResponseWriter, r *http.Request) error { return reply(w, n.Status(r.Context()), nil) }},
 		"GET /v1/peers":                  {act: func(w http.ResponseWriter, r *http.Request) error { return reply(w, n.Peers(r.Context()), nil) }},
 		"GET /1.0/identifiers/{did}":     {act: s.resolve},

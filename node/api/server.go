@@ -49,6 +49,8 @@ type Server struct {
 }
 
 const (
+	healthPath = "/health/" // below it nobody needs a token
+
 	maxBody = 128 << 10 // bytes of a request's body
 
 	headerWithin = 5 * time.Second  // for a request's header to be here
@@ -193,7 +195,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			failure(w, contracts.Errorf(contracts.Forbidden, "requests name the loopback address as their host and come from no web page"))
 			return
 		}
-		if strings.HasPrefix(r.URL.Path, "/health/") {
+		if strings.HasPrefix(r.URL.Path, healthPath) {
 			next.ServeHTTP(w, r)
 			return
 		}
