@@ -276,6 +276,9 @@ func reply(w http.ResponseWriter, v any, err error) error {
 
 func body(r *http.Request) ([]byte, error) {
 	b, err := io.ReadAll(r.Body)
+	if large := (*http.MaxBytesError)(nil); errors.As(err, &large) {
+		return nil, contracts.Errorf(contracts.TooLarge, "the request has more than %d bytes, which is the most here", large.Limit)
+	}
 	if err != nil {
 		return nil, contracts.Errorf(contracts.Malformed, "reading the request: %w", err)
 	}
