@@ -2,17 +2,13 @@ package node
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
 	record "github.com/libp2p/go-libp2p-record"
-	"github.com/libp2p/go-libp2p/core/event"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	drouting "github.com/libp2p/go-libp2p/p2p/discovery/routing"
 	"github.com/multiformats/go-multiaddr"
@@ -125,17 +121,7 @@ func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *
 	if n.host, err = p2p.New(cfg, n.store.Datastore(), record.NamespacedValidator{directory.Namespace: validator}); err != nil { // where I am
 		return n, err
 	}
-	n.peering = p2p.NewPeering(n.host, log)
-	n.peering.Keep(cfg.Bootstrap...)
-	n.peering.Keep(n.savedPeers()...)
-	n.dir = directory.New(n.host, n.store.Directory(), validator, log) // whom I know
-	if err = home.Resign(directory.Addrs(n.host), time.Now()); err != nil {
-		return n, err
-	}
-	n.dir.SetSelf(home.State)
-	if n.gossip, err = gossip.New(n.host.Host, gossip.Config{
-		Network: cfg.Network, PeerExchange: cfg.Relay, Discovery: drouting.NewRoutingDiscovery(n.host.DHT),
-	}, log); err != nil {
+	if err = n.openMesh(cfg, validator); err != nil { // whom I know
 		return n, err
 	}
 	if err = n.openEvidence(ctx, keys, o.free); err != nil { // what I can prove
@@ -145,9 +131,6 @@ func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *
 		return n, err
 	}
 	if home.Has("agent") || home.Has("gateway") {
-		if err = n.openExecutions(); err != nil { // what I do once
-			return n, err
-		}
 		if err = n.openServices(); err != nil { // what I offer and use
 			return n, err
 		}
@@ -166,6 +149,22 @@ func New(ctx context.Context, home *Home, log *slog.Logger, opts ...Option) (n *
 		}, &local{n}, log)
 	}
 	return n, err
+}
+
+// openMesh joins the network: peers to keep, DIDs, gossip.
+func (n *Node) openMesh(cfg p2p.Config, validator *directory.Validator) (err error) {
+	n.peering = p2p.NewPeering(n.host, n.log)
+	n.peering.Keep(cfg.Bootstrap...)
+	n.peering.Keep(n.savedPeers()...)
+	n.dir = directory.New(n.host, n.store.Directory(), validator, n.log)
+	if err := n.home.Resign(directory.Addrs(n.host), time.Now()); err != nil {
+		return err
+	}
+	n.dir.SetSelf(n.home.State)
+	n.gossip, err = gossip.New(n.host.Host, gossip.Config{
+		Network: cfg.Network, PeerExchange: cfg.Relay, Discovery: drouting.NewRoutingDiscovery(n.host.DHT),
+	}, n.log)
+	return err
 }
 
 func (n *Node) hostConfig(k keyset, o options) (p2p.Config, error) {
@@ -328,151 +327,4 @@ func (n *Node) close() error {
 		errs = append(errs, n.store.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// keepState signs a new state when the addresses change, and before it ages.
-func (n *Node) keepState(ctx context.Context) error {
-	sub, err := n.host.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated))
-	if err != nil {
-		return err
-	}
-	defer sub.Close() //nolint:errcheck // ends with the host
-	tick := time.NewTicker(10 * time.Minute)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-sub.Out():
-		case <-tick.C:
-		case newer := <-n.dir.Overtaken():
-			if err := n.overtaken(newer); err != nil {
-				return err
-			}
-			continue
-		}
-		n.mu.Lock()
-		addrs, st := directory.Addrs(n.host), n.home.State
-		old := time.Now().After(st.IssuedAt.Add(stateValid / 2))
-		if !st.Deactivated() && (old || strings.Join(addrs, " ") != strings.Join(st.Doc.Addrs, " ")) {
-			if err := n.home.Resign(addrs, time.Now()); err != nil {
-				n.log.Error("signing the state", "err", err)
-			} else {
-				n.dir.SetSelf(n.home.State)
-			}
-		}
-		n.mu.Unlock()
-	}
-}
-
-// overtaken deals with a state of this DID that the network holds and this home does
-// not: the home was restored from an older copy. One of the same keys is passed by a
-// higher number; one of later keys ends the node, since these were given up.
-func (n *Node) overtaken(newer *identity.State) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	st := n.home.State
-	switch {
-	case identity.Compare(newer, st) <= 0:
-		return nil
-	case newer.SN != st.SN || newer.Keys.Last != st.Keys.Last:
-		return contracts.Errorf(contracts.Rollback, "%s is an older copy: the keys of %s were rotated since (the network has version %s, this home %s); use the home with the new keys, or recover the DID with its recovery key", n.home.Dir, st.DID, newer.Version(), st.Version())
-	}
-	n.log.Warn("this home is an older copy: its next state passes the one that the network holds", "here", st.Version(), "network", newer.Version())
-	if err := n.home.ResignAbove(newer.Seq, directory.Addrs(n.host), time.Now()); err != nil {
-		return err
-	}
-	n.dir.SetSelf(n.home.State)
-	return nil
-}
-
-var rowPeers = []byte("p/peers")
-
-// savedPeers gives the peers that the last run was connected with: when all
-// bootstraps are gone, they still lead back into the network.
-func (n *Node) savedPeers() []peer.AddrInfo {
-	b, err := n.store.Table().Get(rowPeers)
-	if err != nil || len(b) == 0 {
-		return nil
-	}
-	infos, err := parsePeers(strings.Fields(string(b)))
-	if err != nil {
-		return nil
-	}
-	return infos
-}
-
-// keepPeers brings the anchors into the peering and remembers good peers.
-func (n *Node) keepPeers(ctx context.Context) error {
-	tick := time.NewTicker(30 * time.Second)
-	defer tick.Stop()
-	for {
-		for _, a := range n.home.Config.Anchors {
-			if r, err := n.dir.Resolve(ctx, identity.DID(a), directory.Options{}); err == nil && r.State.Doc != nil && r.State.DID != n.home.DID() {
-				if info, err := directory.AddrInfo(r.State.Doc, n.host.Kind); err == nil {
-					n.peering.Keep(info)
-				}
-			}
-		}
-		var good []string
-		for _, id := range n.host.Host.Network().Peers() {
-			for _, c := range n.host.Host.Network().ConnsToPeer(id) {
-				if len(good) < 64 && c.Stat().Direction == network.DirOutbound { // outbound: an address that can be dialled
-					good = append(good, c.RemoteMultiaddr().String()+"/p2p/"+id.String())
-				}
-			}
-		}
-		if len(good) > 0 {
-			if err := n.store.Table().Put(ctx, rowPeers, []byte(strings.Join(good, " "))); err != nil && ctx.Err() == nil {
-				n.log.Debug("remembering peers", "err", err)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-// recorder writes the events of sessions into the audit log, together with the rows
-// that they are about.
-type recorder struct{ n *Node }
-
-func (r recorder) Record(ctx context.Context, bytes int, f func(session.Tx) error, events ...session.Event) error {
-	evs := make([]*contracts.AuditEvent, len(events))
-	for i, e := range events {
-		evs[i] = r.event(e)
-	}
-	if f == nil {
-		_, err := r.n.proofs.Log().AppendWith(ctx, nil, evs...)
-		return err
-	}
-	with, failed := r.n.store.Session().With(bytes, f)
-	if _, err := r.n.proofs.Log().AppendWith(ctx, with, evs...); err != nil {
-		return err
-	}
-	return failed()
-}
-
-func (r recorder) event(e session.Event) *contracts.AuditEvent {
-	ev := r.n.proofs.NewEvent(e.Type)
-	ev.Peer = e.Peer
-	ev.Outcome = "ok"
-	if e.Session != ([16]byte{}) {
-		ev.Session = uuidText(e.Session)
-	}
-	if e.CiphertextHash != ([32]byte{}) {
-		seq := int64(e.Seq)
-		ev.SenderSeq = &seq
-		ev.CiphertextHash = base64.RawURLEncoding.EncodeToString(e.CiphertextHash[:])
-	}
-	if e.Code != "" {
-		ev.Code, ev.Outcome = string(e.Code), "error"
-	}
-	return ev
-}
-
-func uuidText(id [16]byte) string {
-	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 }

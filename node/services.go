@@ -80,6 +80,9 @@ func (h *Home) Secrets() []string {
 // openServices makes the node's gateway, and its way to those of others.
 func (n *Node) openServices() error {
 	n.openReceipts()
+	if err := n.openExecutions(); err != nil {
+		return err
+	}
 	n.gateway = gateway.New(gateway.Config{DID: n.home.DID(), Key: n.signingKey, Gate: n.gate, Executions: n.executions, Receipts: n.receipts, Log: n.log, Now: time.Now})
 	n.calls = call.New(n.host, n.dir, n.log, call.Limits{})
 	n.router = gateway.NewRouter(gateway.RouterConfig{Calls: n.calls, Host: n.host, Dir: n.dir, Powers: n.powers, Own: n.gateway, Keeper: n.receipts, Log: n.log, Now: time.Now})
