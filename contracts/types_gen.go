@@ -1445,7 +1445,7 @@ type CallReceipt struct {
 	CostMicro *int64 `json:"cost_micro,omitzero"`
 	// The upstream did not say what was used; the units are the gateway's estimate.
 	Estimated *bool `json:"estimated,omitzero"`
-	// The execution that the answer is of; another than the call if it was given again.
+	// The execution that the answer is of: the same for an answer that is given again.
 	Execution string `json:"execution,omitzero"`
 	Executor  string `json:"executor"`
 	Method    string `json:"method,omitzero"`
@@ -3049,7 +3049,7 @@ func DecodeEvidenceMessage(data []byte) (*EvidenceMessage, error) {
 // Execution is what a node did for one call that changes something, step by step: each step has the digest of the one before.
 // It has commitments to bodies, not the bodies.
 type Execution struct {
-	// That of the call which began it.
+	// The executing node's own.
 	ID    string          `json:"id"`
 	Steps []ExecutionStep `json:"steps"`
 	V     string          `json:"v"`

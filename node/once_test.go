@@ -219,7 +219,7 @@ func TestApprovalAcrossNodes(t *testing.T) {
 	}
 	approvals := map[string]int{}
 	for _, e := range events(t, g) {
-		if e.Type == "approval" {
+		if e.Type == "approval" || e.Code == string(contracts.ApprovalDenied) {
 			approvals[e.Outcome]++
 		}
 	}

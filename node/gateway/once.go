@@ -3,7 +3,9 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 
+	"github.com/talosprotocol/talos/anchor"
 	"github.com/talosprotocol/talos/contracts"
 	"github.com/talosprotocol/talos/node/call"
 	"github.com/talosprotocol/talos/node/execution"
@@ -18,8 +20,10 @@ func (g *Gateway) begin(ctx context.Context, h *call.Header, r *gate.Request, sa
 	if access == "read" || g.cfg.Executions == nil {
 		return nil, nil, nil
 	}
+	var random [10]byte
+	_, _ = rand.Read(random[:]) // never fails
 	return g.cfg.Executions.Begin(ctx, &execution.Ask{
-		ID: h.ID, Caller: r.Who.DID, Executor: g.cfg.DID, Surface: r.Surface, Access: access, Service: h.Service, Method: h.Method,
+		ID: anchor.NewID(g.cfg.Now(), random), Caller: r.Who.DID, Executor: g.cfg.DID, Surface: r.Surface, Access: access, Service: h.Service, Method: h.Method,
 		Key: h.IdempotencyKey, Request: r.RequestDigest, Salt: salt, Body: r.Body,
 	})
 }

@@ -159,7 +159,7 @@ func (k *Keeper) keep(ctx context.Context, all []taken, hand map[identity.DID][]
 	}
 	var rows []execution.Row
 	var events []Event
-	states := map[string]bool{}
+	states, used := map[string]bool{}, map[string]bool{}
 	state := func(s *identity.State) string {
 		if s == nil {
 			return ""
@@ -185,12 +185,24 @@ func (k *Keeper) keep(ctx context.Context, all []taken, hand map[identity.DID][]
 			ev.Peer = identity.DID(t.receipt.Caller)
 			kept.ExecutorState, kept.CallerState = state(t.self), state(t.other)
 		}
-		rows = append(rows, execution.Row{Key: rowKey(t.side, t.call), Value: kept.AppendCanonical(nil)})
+		key := k.free(rowKey(t.side, t.call), ev.Digest, used)
+		rows = append(rows, execution.Row{Key: key, Value: kept.AppendCanonical(nil)})
 		events = append(events, ev)
 	}
 	if err := k.cfg.Store(ctx, rows, events); err != nil {
 		k.cfg.Log.Error("receipts are not kept", "count", len(all), "err", err)
 	}
+}
+
+// free gives a row that no other receipt has: ids of calls are chosen by callers, and who
+// uses one twice must not take the place of what was kept.
+func (k *Keeper) free(key []byte, digest string, used map[string]bool) []byte {
+	old, err := k.cfg.Rows.Get(key)
+	if err != nil || old != nil || used[string(key)] {
+		key = append(append(key, '+'), digest...)
+	}
+	used[string(key)] = true
+	return key
 }
 
 // hand gives executors their countersignatures; what does not arrive is tried again while

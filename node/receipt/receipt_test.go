@@ -267,6 +267,30 @@ func TestForeignCountersignatures(t *testing.T) {
 	}
 }
 
+// A caller that uses the id of a call twice does not take the place of what was kept.
+func TestNoReceiptIsReplaced(t *testing.T) {
+	c, e := newSide(t), newSide(t)
+	first, second, third := made(1, c, e), made(1, c, e), made(1, c, e)
+	n := int64(99)
+	second.UnitsIn, third.UnitsOut = &n, &n
+	receipt.Sign(second, e.key)
+	receipt.Sign(third, e.key)
+	for _, batch := range [][]*contracts.CallReceipt{{first, second}, {third}} {
+		ctx, cancel := context.WithCancel(t.Context())
+		for _, r := range batch {
+			e.Take(receipt.Executor, r, c.state)
+		}
+		cancel()
+		if err := e.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := list(t, e.Keeper, "")
+	if k, err := e.Get(receipt.Executor, first.Call); err != nil || receipt.Digest(&k.Receipt) != receipt.Digest(first) || len(all) != 3 {
+		t.Errorf("%+v, %v; %d are kept", k, err, len(all))
+	}
+}
+
 // GW-27: whatever is changed in a file of receipts, dropped from it, put in or replaced is
 // found out, except that receipts are left out as a whole.
 func TestVerifyFile(t *testing.T) {
